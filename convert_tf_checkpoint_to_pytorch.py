@@ -1,0 +1,160 @@
+"""Google's TensorFlow checkpoints of BERT to PyTorch state dicts, without TensorFlow.
+
+    python convert_tf_checkpoint_to_pytorch.py \\
+        --tf_checkpoint_path=$BERT_BASE_DIR/bert_model.ckpt \\
+        --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
+        --pytorch_dump_path=$BERT_PYTORCH_DIR/pytorch_model.bin
+
+Takes what google-research/bert saves: the encoder, bare or with the heads of pre-training,
+classification, SQuAD. PyTorch is imported where it is needed: flags are read without it.
+"""
+
+import argparse
+import os
+import tempfile
+from collections import Counter
+
+from tf_checkpoint import Checkpoint
+
+
+def pytorch_name(variable):
+    """Google's name of a variable -> its name in PyTorch files; both converters' only rule."""
+    scope, _, leaf = variable.rpartition("/")
+    module = {"": "classifier", "cls/squad": "qa_outputs"}.get(scope)
+    module = module or scope.replace("/layer_", "/layer/").replace("/", ".")
+    name = f"{module}.{leaf}" if leaf.endswith("_embeddings") else module
+    return f"{name}.bias" if leaf in ("bias", "beta", "output_bias") else f"{name}.weight"
+
+
+def variable_shapes(config, num_labels=2):
+    """{Google's name: shape} of all variables of the encoder and of every head.
+
+    A kernel is the transpose of PyTorch's weight; the others are alike.
+    """
+    hidden, wide, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    shapes = {
+        "bert/embeddings/word_embeddings": (vocab, hidden),
+        "bert/embeddings/position_embeddings": (config.max_position_embeddings, hidden),
+        "bert/embeddings/token_type_embeddings": (config.type_vocab_size, hidden),
+        "cls/predictions/output_bias": (vocab,),
+    }
+    dense = dict.fromkeys(
+        ("bert/pooler/dense", "cls/predictions/transform/dense"), (hidden, hidden)
+    )
+    norms = ["bert/embeddings/LayerNorm", "cls/predictions/transform/LayerNorm"]
+    for layer in (f"bert/encoder/layer_{n}" for n in range(config.num_hidden_layers)):
+        for part in ("self/query", "self/key", "self/value", "output/dense"):
+            dense[f"{layer}/attention/{part}"] = (hidden, hidden)
+        dense[f"{layer}/intermediate/dense"] = (hidden, wide)
+        dense[f"{layer}/output/dense"] = (wide, hidden)
+        norms += [f"{layer}/attention/output/LayerNorm", f"{layer}/output/LayerNorm"]
+    for scope, shape in dense.items():
+        shapes[f"{scope}/kernel"], shapes[f"{scope}/bias"] = shape, shape[1:]
+    for scope in norms:
+        shapes[f"{scope}/gamma"] = shapes[f"{scope}/beta"] = (hidden,)
+    for scope, labels in (("cls/seq_relationship/", 2), ("cls/squad/", 2), ("", num_labels)):
+        shapes[f"{scope}output_weights"] = (labels, hidden)
+        shapes[f"{scope}output_bias"] = (labels,)
+    return shapes
+
+
+def match(variables, config, source):
+    """Which of `variables`, {Google's name: (type, shape)}, are BERT's: a list of names.
+
+    Raises ValueError, blaming `source`, where one of the encoder is missing, one has another shape
+    than `config` gives it, or there are more layers.
+    """
+    _, head = variables.get("output_weights", ("", ()))
+    shapes = variable_shapes(config, *head[:1])
+    for variable, shape in shapes.items():
+        kind, found = variables.get(variable, ("missing", "here"))
+        needed = variable in variables or variable.startswith("bert/")
+        if needed and (found != shape or "float" not in kind):
+            raise ValueError(f"{source}: {variable} is {kind} {found}, but the config says {shape}")
+    layers = config.num_hidden_layers
+    if any(variable.startswith(f"bert/encoder/layer_{layers}/") for variable in variables):
+        raise ValueError(f"{source} holds more layers than num_hidden_layers, which is {layers}")
+    return [variable for variable in shapes if variable in variables]
+
+
+def read_tensors(checkpoint, config):
+    """({PyTorch's name: float32 tensor}, the variables that are not BERT's) of a `Checkpoint`."""
+    import torch
+
+    tensors, found = {}, match(checkpoint.variables, config, checkpoint.prefix)
+    for variable in found:
+        array, kind = checkpoint[variable], checkpoint.variables[variable][0]
+        array = array.T.copy() if variable.endswith("/kernel") else array.copy()
+        # NumPy has no bfloat16, so PyTorch is given plain bytes and told their type.
+        tensor = torch.from_numpy(array.view("u1")).view(getattr(torch, kind))
+        tensors[pytorch_name(variable)] = tensor.float()
+    return tensors, [variable for variable in checkpoint.variables if variable not in found]
+
+
+def load_tf_weights(model, path):
+    """Fills `model` from a TensorFlow checkpoint; returns and raises as `modeling.load_weights`."""
+    from modeling import load_weights
+
+    tensors, skipped = read_tensors(Checkpoint(path), getattr(model, "bert", model).config)
+    unfilled, unused = load_weights(model, tensors)
+    return unfilled, unused + skipped
+
+
+def convert_tf_checkpoint_to_pytorch(tf_checkpoint_path, bert_config_file, pytorch_dump_path):
+    """Writes a checkpoint as a state dict of float32 tensors; prints what it left out.
+
+    `pytorch_dump_path` is the file to write, or a folder for `pytorch_model.bin`. Raises ValueError
+    or OSError, before it writes, where checkpoint and configuration do not fit.
+    """
+    checkpoint = Checkpoint(tf_checkpoint_path)
+    import torch
+
+    from modeling import BertConfig
+
+    tensors, skipped = read_tensors(checkpoint, BertConfig.from_json_file(bert_config_file))
+    path = pytorch_dump_path
+    if os.path.isdir(path) or not os.path.basename(path):
+        path = os.path.join(path, "pytorch_model.bin")
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".") as aside:
+        with open(os.path.join(aside, "weights"), "wb") as file:
+            torch.save(tensors, file)
+        os.replace(file.name, path)
+    print_summary(path, tensors, skipped, checkpoint.variables)
+
+
+def print_summary(path, tensors, skipped, variables=()):
+    """Prints what was written and what was not; an optimizer's slots (x/adam_m) only by kind."""
+    print(f"{path}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} values")
+    kinds = Counter()
+    for name in skipped:
+        parent, _, slot = name.rpartition("/")
+        kinds[f"…/{slot}" if parent in variables else name] += 1
+    print("skipped", ", ".join(f"{kind} ({n})" for kind, n in kinds.items()) or "nothing")
+
+
+def run(function, description, **flags):
+    """The command line of `function`, whose arguments are the flags. Mistakes end with status 2."""
+    parser = argparse.ArgumentParser(prog=f"{function.__name__}.py", description=description)
+    for flag, text in flags.items():
+        parser.add_argument(f"--{flag}", required=True, help=text)
+    try:
+        function(**vars(parser.parse_args()))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except RuntimeError as error:  # PyTorch's writer hides a full disk in one.
+        parser.exit(2, f"{parser.prog}: error: {error.__context__ or error}\n")
+
+
+def main():
+    run(
+        convert_tf_checkpoint_to_pytorch,
+        __doc__.split("\n")[0],
+        tf_checkpoint_path="prefix of the checkpoint to read (or its .index file, or its folder)",
+        bert_config_file="the bert_config.json of that checkpoint",
+        pytorch_dump_path="file to write, or a folder for pytorch_model.bin",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,696 @@
+"""BERT: configuration, network, heads, and the loader of weights.
+
+Mirrors `modeling.py` of google-research/bert (paper: Devlin et al., 2018, arXiv:1810.04805), and
+computes the same numbers to rounding error, but works only on tokens: padding is dropped as soon as
+the attention mask is known, and everything runs on one packed matrix with a row per token. Only
+attention looks at single sequences; the heads read the rows that they need.
+
+Letters in the shape comments:
+
+    B  sequences in the batch        P  packed tokens, over all sequences of the batch
+    S  width of the input, padded    R  packed rows that a head reads
+    F  query positions (from)        N  attention heads
+    T  key positions (to)            H  size of one head, so that hidden_size = N*H
+"""
+
+import json
+import math
+import os
+import re
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Google adds this to the attention scores and so hides a position. It is not -inf: a row that
+# attends nothing then softmaxes its true scores (modeling.py:720 of google-research/bert).
+MASKED_SCORE = -10000.0
+LAYER_NORM_EPSILON = 1e-12
+
+
+def gelu(x):
+    """Gaussian error linear unit, x·Φ(x), in the exact form with erf (arXiv:1606.08415)."""
+    return F.gelu(x)
+
+
+def gelu_new(x):
+    """GELU in the tanh approximation, which Google's repository uses since February 2019."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": gelu_new,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+
+
+def get_activation(activation):
+    """The function of that name; what is not a string is taken to be a function already.
+
+    Raises ValueError for a name that is not in ACTIVATIONS.
+    """
+    if not isinstance(activation, str):
+        return activation
+    name = activation.lower()
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+@dataclass
+class BertConfig:
+    """The shape of a BERT, as in Google's `bert_config.json`.
+
+    `extra` holds the keys of the file that mean nothing here; they are written back.
+    Raises ValueError where the sizes contradict each other.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 16  # As Google's default; every released file says 2.
+    initializer_range: float = 0.02
+    extra: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type is int and (type(value) is not int or value < 1):
+                raise ValueError(f"{item.name} is {value!r}, which is not a whole number above 0")
+            if item.type is float:
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if not number or not 0 <= value < 1:
+                    raise ValueError(f"{item.name} is {value!r}, which is not between 0 and 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        get_activation(self.hidden_act)
+
+    @classmethod
+    def from_dict(cls, values):
+        """A configuration from a dictionary; keys that it does not know go to `extra`."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a configuration is a JSON object, not a {type(values).__name__}")
+        if "vocab_size" not in values:
+            raise ValueError("vocab_size is missing")
+        known = {item.name for item in fields(cls)} - {"extra"}
+        own = {key: value for key, value in values.items() if key in known}
+        return cls(**own, extra={key: values[key] for key in values if key not in known})
+
+    @classmethod
+    def from_json_file(cls, path):
+        """Reads `bert_config.json`. Raises ValueError with the file's name where it is unfit."""
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                return cls.from_dict(json.load(file))
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not fitting
+            raise ValueError(f"{path} is not a BERT configuration: {error}") from None
+
+    def to_dict(self):
+        values = asdict(self)
+        return {**values.pop("extra"), **values}
+
+    def to_json_string(self):
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+class Packing:
+    """Which positions of a [B, S] batch are computed, and where each stands in the packed matrix.
+
+    Kept are the positions that are attended, [CLS] (column 0) always, and the whole row where
+    nothing is attended; with `compute_padding` every position. The masked positions that Google's
+    graph computes besides receive a weight of exactly 0, so the tokens' numbers are the same.
+
+    source    [P]     position of each packed token in the flattened [B*S] input
+    row_of    [B, S]  packed row of each position, -1 where it is not computed
+    lengths   list    kept positions of each sequence
+    bias      [P]     MASKED_SCORE for kept positions that are not attended; None if there are none
+    """
+
+    def __init__(self, attention_mask, compute_padding=False, device=None):
+        attended = attention_mask != 0
+        kept = attended | ~attended.any(dim=1, keepdim=True)
+        kept[:, 0] = True
+        if compute_padding:
+            kept = torch.ones_like(kept)
+        flat = kept.flatten()
+        source = flat.nonzero().squeeze(1)
+        row_of = torch.where(flat, flat.cumsum(0) - 1, -1).view_as(kept)
+        self.lengths = kept.sum(dim=1).tolist()
+        self.shape = kept.shape
+        hidden = ~attended.flatten()[source]
+        self.bias = None
+        if hidden.any():
+            self.bias = (hidden * MASKED_SCORE).to(device, non_blocking=True)
+        self.source = source.to(device, non_blocking=True)
+        self.row_of = row_of.to(device, non_blocking=True)
+
+    def pack(self, values):
+        """[B, S] -> [P]"""
+        return values.flatten()[self.source.to(values.device)].to(self.source.device)
+
+    def unpack(self, packed, fill):
+        """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
+        flat = packed.new_full((self.shape[0] * self.shape[1], *packed.shape[1:]), fill)
+        return flat.index_copy(0, self.source, packed).unflatten(0, self.shape)
+
+    def first(self):
+        """Packed rows of the [CLS] tokens, [B]."""
+        return self.row_of[:, 0]
+
+    def rows(self, positions):
+        """[B, M] positions in each sequence -> [B*M] packed rows."""
+        return self.row_of.gather(1, positions.to(self.row_of.device)).flatten()
+
+
+def dropout(x, probability, training):
+    return F.dropout(x, probability, training) if probability else x
+
+
+class TokenLookup(torch.autograd.Function):
+    """Rows of `weight`; the backward pass also sums the squares of the single rows' gradients.
+
+    TensorFlow's gradient of a look-up is a list of rows, one a token, and its global norm is taken
+    over that list, before rows of the same word are added up (quirk of optimization.py:74). The sum
+    is the gradient of the scalar `squared_norm`, and so adds up over micro-steps and replicas.
+    """
+
+    @staticmethod
+    def forward(ctx, weight, ids, squared_norm):
+        ctx.save_for_backward(ids)
+        ctx.shape = weight.shape
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx, grad):
+        (ids,) = ctx.saved_tensors
+        grad_weight = grad.new_zeros(ctx.shape).index_add_(0, ids, grad)
+        flat = grad.flatten()
+        return grad_weight, None, flat.dot(flat)
+
+
+class WordEmbeddings(nn.Embedding):
+    """The word table, which the masked-LM head shares.
+
+    `squared_norm` and `decoder_grad_of` take part only once `track_norm` was called, as
+    `optimization.create_optimizer` does: BERT's clipping needs the gradient's two sources apart.
+    """
+
+    def __init__(self, vocab_size, hidden_size):
+        super().__init__(vocab_size, hidden_size)
+        self.register_buffer("squared_norm", torch.zeros(()), persistent=False)
+        self.register_buffer("decoder_weight", None, persistent=False)
+
+    def track_norm(self):
+        self.squared_norm.requires_grad_()
+        # Shares the table's memory, but has a gradient of its own: the decoder's.
+        self.decoder_weight = self.weight.detach().requires_grad_()
+
+    def forward(self, ids):
+        if self.squared_norm.requires_grad and torch.is_grad_enabled():
+            return TokenLookup.apply(self.weight, ids, self.squared_norm)
+        return super().forward(ids)
+
+    def decode(self, hidden_states, bias):
+        """[R, hidden] -> scores [R, vocab]"""
+        tracked = self.decoder_weight is not None and torch.is_grad_enabled()
+        return F.linear(hidden_states, self.decoder_weight if tracked else self.weight, bias)
+
+
+class BertEmbeddings(nn.Module):
+    """Sum of word, token-type and position embeddings, normalised."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.word_embeddings = WordEmbeddings(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.dropout_prob = config.hidden_dropout_prob
+
+    def forward(self, input_ids, token_type_ids, position_ids):
+        """Three [P] -> [P, hidden]"""
+        embeddings = self.word_embeddings(input_ids)
+        embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        embeddings = embeddings + self.position_embeddings(position_ids)
+        return dropout(self.LayerNorm(embeddings), self.dropout_prob, self.training)
+
+
+class BertSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout_prob = config.attention_probs_dropout_prob
+
+    def forward(self, hidden_states, packing):
+        """[P, N*H] -> [P, N*H]"""
+        layers = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        return attention(qkv, packing, self.num_heads, dropout_prob)
+
+
+def attention(qkv, packing, num_heads, dropout_prob):
+    """Softmax attention inside each sequence: packed [P, 3*N*H] -> [P, N*H]."""
+    biases = [None] * len(packing.lengths)
+    if packing.bias is not None:
+        biases = packing.bias.split(packing.lengths)
+    context = []
+    for one, bias in zip(qkv.split(packing.lengths), biases):
+        query, key, value = one.unflatten(1, (3, num_heads, -1)).permute(1, 2, 0, 3)  # [N, F, H]
+        scores = query @ key.transpose(1, 2)  # [N, F, T]
+        scores = scores.float() * (1.0 / math.sqrt(query.shape[-1]))
+        if bias is not None:
+            scores = scores + bias
+        probs = dropout(scores.softmax(dim=-1), dropout_prob, True).to(value.dtype)
+        context.append((probs @ value).transpose(0, 1).flatten(1))  # [F, N*H]
+    return torch.cat(context)
+
+
+class BertSelfOutput(nn.Module):
+    """Dense layer, dropout, residual connection, LayerNorm."""
+
+    def __init__(self, config, input_size=None):
+        super().__init__()
+        self.dense = nn.Linear(input_size or config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.dropout_prob = config.hidden_dropout_prob
+
+    def forward(self, hidden_states, input_tensor):
+        hidden_states = dropout(self.dense(hidden_states), self.dropout_prob, self.training)
+        return self.LayerNorm(hidden_states + input_tensor)
+
+
+class BertAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.self = BertSelfAttention(config)
+        self.output = BertSelfOutput(config)
+
+    def forward(self, hidden_states, packing, rows=None):
+        """[P, hidden] -> [P, hidden], or [R, hidden] where `rows` are given."""
+        context_layer = self.self(hidden_states, packing)
+        if rows is not None:
+            context_layer, hidden_states = context_layer[rows], hidden_states[rows]
+        return self.output(context_layer, hidden_states)
+
+
+class BertIntermediate(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = get_activation(config.hidden_act)
+
+    def forward(self, hidden_states):
+        return self.intermediate_act_fn(self.dense(hidden_states))
+
+
+class BertOutput(BertSelfOutput):
+    def __init__(self, config):
+        super().__init__(config, input_size=config.intermediate_size)
+
+
+class BertLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(self, hidden_states, packing, rows=None):
+        attention_output = self.attention(hidden_states, packing, rows)
+        return self.output(self.intermediate(attention_output), attention_output)
+
+
+class BertEncoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, hidden_states, packing, rows=None):
+        """The packed output of every layer; of the last one only `rows`, where they are given."""
+        outputs = []
+        for index, layer in enumerate(self.layer, start=1):
+            last = index == len(self.layer)
+            hidden_states = layer(hidden_states, packing, rows if last else None)
+            outputs.append(hidden_states)
+        return outputs
+
+
+class BertPooler(nn.Module):
+    """tanh of a dense layer over the first token."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = Float32Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first_token):
+        return torch.tanh(self.dense(first_token))
+
+
+class BertModel(nn.Module):
+    """The encoder: token ids to hidden states.
+
+    `compute_padding` (an attribute) computes padding positions too, as Google's graph does.
+    """
+
+    compute_padding = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config)
+        initialize(self, config)
+
+    def encode(self, input_ids, token_type_ids=None, attention_mask=None, rows=None):
+        """Three [B, S] -> (Packing, packed [P, hidden] of every layer).
+
+        `rows` is a function that gets the Packing and returns the packed rows [R] that are read;
+        the last layer then computes only those.
+
+        The inputs may lie on the host while the weights are on a GPU: the packing is then known
+        without waiting for the device, and only tokens travel.
+        """
+        config, (batch, width) = self.config, input_ids.shape
+        if width > config.max_position_embeddings:
+            raise ValueError(
+                f"a sequence of {width} tokens exceeds the model's "
+                f"{config.max_position_embeddings} positions"
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        if input_ids.device.type == "cpu" and batch:
+            # Google's one-hot look-up of token types adds nothing for an id outside the table.
+            check_range("token id", input_ids, config.vocab_size)
+            check_range("token type id", token_type_ids, config.type_vocab_size)
+        device = self.embeddings.word_embeddings.weight.device
+        packing = Packing(attention_mask, self.compute_padding, device)
+        hidden_states = self.embeddings(
+            packing.pack(input_ids), packing.pack(token_type_ids), packing.source % width
+        )
+        read = rows(packing) if rows else None
+        return packing, self.encoder(hidden_states, packing, read)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        """Three [B, S] -> (list of [B, S, hidden], one a layer; pooled output [B, hidden]).
+
+        Hidden states are 0 where nothing is computed. Raises ValueError for ids or widths beyond
+        the configuration.
+        """
+        packing, layers = self.encode(input_ids, token_type_ids, attention_mask)
+        pooled_output = self.pooler(layers[-1][packing.first()])
+        return [packing.unpack(layer, 0.0) for layer in layers], pooled_output
+
+
+def check_range(what, ids, size):
+    low, high = ids.min().item(), ids.max().item()
+    if low < 0 or high >= size:
+        raise ValueError(f"{what} {low if low < 0 else high} is outside the model's 0..{size - 1}")
+
+
+class Float32Linear(nn.Linear):
+    """A small dense layer that stays in float32 under autocast, where rounding would show."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+def initialize(module, config):
+    """Google's initialisation: normal with σ = initializer_range, cut at 2σ; biases 0, LayerNorm 1."""
+    deviation = config.initializer_range
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(part.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+
+
+class BertLMPredictionHead(nn.Module):
+    """Scores over the vocabulary; the decoder's weight is the word-embedding table."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.transform = nn.Module()
+        self.transform.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.transform_act_fn = get_activation(config.hidden_act)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states, word_embeddings):
+        """[R, hidden] -> [R, vocab]"""
+        hidden_states = self.transform_act_fn(self.transform.dense(hidden_states))
+        hidden_states = self.transform.LayerNorm(hidden_states)
+        return word_embeddings.decode(hidden_states, self.bias)
+
+
+class BertPreTrainingHeads(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.seq_relationship = Float32Linear(config.hidden_size, 2)
+
+
+class BertForPreTraining(nn.Module):
+    """Masked-LM and next-sentence heads, as in run_pretraining.py of google-research/bert."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config)
+        self.cls = BertPreTrainingHeads(config)
+        initialize(self.cls, config)
+
+    def forward(
+        self,
+        input_ids,
+        token_type_ids=None,
+        attention_mask=None,
+        masked_lm_positions=None,
+        masked_lm_ids=None,
+        masked_lm_weights=None,
+        next_sentence_labels=None,
+    ):
+        """Scores of the masked positions [B, M, vocab] and of the next sentence [B, 2].
+
+        input_ids, token_type_ids, attention_mask [B, S]; masked_lm_positions, _ids, _weights
+        [B, M]; next_sentence_labels [B], where 1 means a random next sentence. Without
+        masked_lm_positions every position is scored, [B, S, vocab], with MASKED_SCORE where nothing
+        is computed. Given ids, weights and labels, it returns (loss, (scores, next-sentence scores)).
+        """
+        inputs, bert = (input_ids, token_type_ids, attention_mask), self.bert
+        if masked_lm_positions is None:
+            packing, layers = bert.encode(*inputs)
+            first, masked = layers[-1][packing.first()], layers[-1]
+        else:
+            batch = input_ids.shape[0]
+            packing, layers = bert.encode(
+                *inputs, lambda p: torch.cat([p.first(), p.rows(masked_lm_positions)])
+            )
+            first, masked = layers[-1][:batch], layers[-1][batch:]
+        scores = self.cls.predictions(masked, bert.embeddings.word_embeddings)  # [R, vocab]
+        if masked_lm_positions is None:
+            scores = packing.unpack(scores, MASKED_SCORE)
+        else:
+            scores = scores.unflatten(0, masked_lm_positions.shape)
+        next_scores = self.cls.seq_relationship(bert.pooler(first))
+        if masked_lm_ids is None:
+            return scores, next_scores
+        loss = masked_lm_loss(scores, masked_lm_ids, masked_lm_weights)
+        loss = loss + classification_loss(next_scores, next_sentence_labels).mean()
+        return loss, (scores, next_scores)
+
+
+class BertForSequenceClassification(nn.Module):
+    """A dense layer over the pooled output, as in run_classifier.py of google-research/bert.
+
+    Google drops 10 % of the pooled output whatever the configuration says; here it is
+    `hidden_dropout_prob`, which is 0.1 in every released model.
+    """
+
+    def __init__(self, config, num_labels=2):
+        super().__init__()
+        self.num_labels = num_labels
+        self.bert = BertModel(config)
+        self.dropout_prob = config.hidden_dropout_prob
+        self.classifier = Float32Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None, labels=None):
+        """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits)."""
+        _, layers = self.bert.encode(input_ids, token_type_ids, attention_mask, Packing.first)
+        pooled_output = self.bert.pooler(layers[-1])
+        logits = self.classifier(dropout(pooled_output, self.dropout_prob, self.training))
+        return logits if labels is None else (classification_loss(logits, labels).mean(), logits)
+
+
+class BertForQuestionAnswering(nn.Module):
+    """Start and end scores of every token, as in run_squad.py of google-research/bert.
+
+    The pooler is loaded and saved, but neither run nor trained, as in Google's graph.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.bert = BertModel(config)
+        self.bert.pooler.requires_grad_(False)
+        self.qa_outputs = Float32Linear(config.hidden_size, 2)
+        initialize(self.qa_outputs, config)
+
+    def forward(
+        self,
+        input_ids,
+        token_type_ids=None,
+        attention_mask=None,
+        start_positions=None,
+        end_positions=None,
+    ):
+        """Three [B, S] -> (start logits, end logits), each [B, S]; MASKED_SCORE on padding.
+
+        With start_positions and end_positions [B] it returns (mean loss, (start, end logits)).
+        """
+        packing, layers = self.bert.encode(input_ids, token_type_ids, attention_mask)
+        logits = packing.unpack(self.qa_outputs(layers[-1]), MASKED_SCORE)  # [B, S, 2]
+        logits = start_logits, end_logits = logits.unbind(2)
+        if start_positions is None:
+            return logits
+        loss = span_loss(start_logits, start_positions) + span_loss(end_logits, end_positions)
+        return loss.mean() / 2, logits
+
+
+def classification_loss(logits, labels):
+    """Cross-entropy of each example: [B, classes], [B] -> [B]"""
+    return F.cross_entropy(logits, labels.to(logits.device), reduction="none")
+
+
+def span_loss(logits, positions):
+    """Cross-entropy of each example over its computed positions: [B, S], [B] -> [B]
+
+    As Google's one-hot product, a position outside adds 0 to the loss and still counts in its mean.
+    """
+    positions = positions.to(logits.device)
+    inside = (positions >= 0) & (positions < logits.shape[1])
+    index = (positions * inside)[:, None]
+    inside &= logits.gather(1, index).squeeze(1) > MASKED_SCORE
+    return F.log_softmax(logits, dim=1).gather(1, index).squeeze(1) * -1.0 * inside
+
+
+def masked_lm_loss(scores, ids, weights, total_weight=None):
+    """Weighted cross-entropy, [B, M, vocab], [B, M], [B, M] -> scalar.
+
+    As Google, the sum is divided by the weights' + 1e-5. `total_weight` replaces the sum of
+    `weights` where the batch is one part of a step.
+    """
+    ids, weights = ids.to(scores.device).flatten(), weights.to(scores.device).flatten()
+    losses = F.cross_entropy(scores.flatten(0, 1).float(), ids, reduction="none")
+    return (losses * weights).sum() / (
+        (weights.sum() if total_weight is None else total_weight) + 1e-5
+    )
+
+
+def read_state_dict(path):
+    """Name -> tensor from `pytorch_model.bin`, `model.safetensors`, or a folder with one of them.
+
+    The archive's checksums are verified, and nothing but tensors is unpickled. Raises
+    FileNotFoundError or ValueError, naming the file.
+    """
+    if os.path.isdir(path):
+        names = ("pytorch_model.bin", "model.safetensors")
+        found = [name for name in names if os.path.exists(os.path.join(path, name))]
+        if not found:
+            raise FileNotFoundError(f"{path} holds neither {names[0]} nor {names[1]}")
+        path = os.path.join(path, found[0])
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            archived = zipfile.is_zipfile(path)  # Files of PyTorch before 1.6 are not.
+            damaged = zipfile.ZipFile(path).testzip() if archived else None
+            if damaged:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
+    except ImportError:
+        raise ValueError(f"{path} needs the package safetensors: pip install safetensors") from None
+    except OSError:
+        raise
+    except Exception as error:  # The readers raise nearly every type on damaged bytes.
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is damaged, or no file of PyTorch weights: {reason}") from None
+    if not isinstance(weights, dict) or not all(
+        isinstance(v, torch.Tensor) for v in weights.values()
+    ):
+        raise ValueError(f"{path} is not a state dict: it holds other things than tensors")
+    return weights
+
+
+def standard_name(name):
+    """The name in circulation for a tensor: with `bert.`, and weight and bias in LayerNorm."""
+    name = re.sub(r"^module\.", "", name)
+    name = re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
+    return re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name))
+
+
+# Files that other libraries write repeat what two parts of the model share.
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
+
+def load_weights(model, path_or_state_dict):
+    """Fills `model` from a file, a folder or a state dict; returns (unfilled, unused) names.
+
+    Takes names with or without `bert.`, `gamma` and `beta`, any floating-point type, and other
+    heads. Only tensors of heads may stay unfilled: ValueError where one of the encoder does, or has
+    another shape, and then the model is unchanged.
+    """
+    source, given = "the state dict", path_or_state_dict
+    if not isinstance(given, dict):
+        source, given = given, read_state_dict(given)
+    given = {standard_name(name): tensor for name, tensor in given.items()}
+    given.pop("bert.embeddings.position_ids", None)  # a constant in some files: 0, 1, 2, …
+    for copy, original in TIED.items():
+        tensor = given.pop(copy, None)
+        if tensor is not None and not torch.equal(given.setdefault(original, tensor), tensor):
+            raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
+    targets = {standard_name(name): tensor for name, tensor in model.named_parameters()}
+    fitting = {
+        name for name in targets if name in given and given[name].shape == targets[name].shape
+    }
+    unread = "bert.pooler." if isinstance(model, BertForQuestionAnswering) else "cls."
+    unfilled = sorted(targets.keys() - fitting)
+    for name in unfilled:
+        if name.startswith("bert.") and not name.startswith(unread):
+            found = f"is {list(given[name].shape)}" if name in given else "is missing"
+            raise ValueError(
+                f"{source}: {name} {found}, the model's is {list(targets[name].shape)}"
+            )
+    with torch.no_grad():
+        for name in fitting:
+            targets[name].copy_(given[name])
+    return unfilled, sorted(given.keys() - fitting)

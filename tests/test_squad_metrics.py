@@ -1,0 +1,202 @@
+"""squad_metrics.py against what the official scripts give, and its command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import squad_metrics
+from squad_metrics import evaluate, exact_match_score, f1_score, normalize_answer
+
+SCRIPT = Path(squad_metrics.__file__)
+
+
+def squad(*questions):
+    """A dataset of one paragraph; each question is a dict, its id counted if not given."""
+    qas = [{"id": f"q{index}", "question": "?", **qa} for index, qa in enumerate(questions)]
+    return {"data": [{"paragraphs": [{"context": "text", "qas": qas}]}]}
+
+
+def answers(*texts):
+    return {"answers": [{"text": text, "answer_start": 0} for text in texts]}
+
+
+def answers_2(*texts):
+    return {**answers(*texts), "is_impossible": not texts}
+
+
+@pytest.mark.parametrize("name", ["dev-v1.1.json", "multi-v1.1.json", "dev-v2.0.json"])
+def test_official_scores(name, goldens, golden_tools, squad_dir, capsys):
+    golden = golden_tools.load_json_gz(goldens / "squad_metrics.json.gz")[name]
+    dataset = json.loads((squad_dir / name).read_text(encoding="utf-8"))
+    predictions = golden["predictions"]
+    result = evaluate(dataset, predictions)
+    assert capsys.readouterr().err == ""
+    if "official" in golden:
+        assert result == pytest.approx(golden["official"], rel=1e-13)
+        assert list(result) == list(golden["official"])
+        return
+    expected = {key: golden[key] for key in ("exact_match", "f1", "total")}
+    # Not equal bit for bit: since Python 3.12 sum() rounds better than the official scripts' loops.
+    assert result == pytest.approx(expected, rel=1e-13)
+    fewer = dict(list(predictions.items())[7:])
+    assert evaluate(dataset, fewer) == pytest.approx(golden["without_first_seven"], rel=1e-13)
+    assert capsys.readouterr().err.startswith(f"7 of {result['total']} questions")
+
+
+@pytest.mark.parametrize(
+    "text, normalized",
+    [
+        ("The  Broncos!", "broncos"),
+        ("a\tcat, an owl\nand the-end", "cat owl and theend"),
+        ("theatre Anna", "theatre anna"),
+        ("\u00a0A\u2003\u00c9t\u00e9\u2014", "\u00e9t\u00e9\u2014"),
+        ("!?", ""),
+    ],
+)
+def test_normalize_answer(text, normalized):
+    assert normalize_answer(text) == normalized
+
+
+def test_scores_of_one_answer():
+    assert exact_match_score("The cat.", "cat") == 1
+    assert exact_match_score("cats", "cat") == 0
+    assert f1_score("a big big cat", "big cat cat") == pytest.approx(2 / 3)
+    assert f1_score("dog", "cat") == 0
+    assert f1_score("the", "an") == 0
+
+
+def test_best_of_several_answers_counts():
+    dataset = squad(answers("one two", "three"), answers("x", "y z"))
+    result = evaluate(dataset, {"q0": "three", "q1": "z"})
+    assert result == {"exact_match": 50.0, "f1": pytest.approx(100 * (1 + 2 / 3) / 2), "total": 2}
+
+
+def test_version_2_empty_answers():
+    dataset = squad(answers_2(), answers_2(), answers_2("cat"), answers_2("cat"), answers_2("the"))
+    predictions = {"q0": "", "q1": "dog", "q2": "", "q3": "cat", "q4": "!"}
+    result = evaluate(dataset, predictions)
+    assert result == {
+        "exact": 60.0,
+        "f1": 60.0,  # q4: both have no words, which 2.0 counts as equal
+        "total": 5,
+        "HasAns_exact": pytest.approx(200 / 3),
+        "HasAns_f1": pytest.approx(200 / 3),
+        "HasAns_total": 3,
+        "NoAns_exact": 50.0,
+        "NoAns_f1": 50.0,
+        "NoAns_total": 2,
+    }
+
+
+def test_version_2_only_answerable_has_no_noans():
+    result = evaluate(squad({**answers("cat"), "is_impossible": False}), {"q0": "cat"})
+    assert "HasAns_exact" in result and "NoAns_exact" not in result
+
+
+def test_version_2_unanswered_scores_0(capsys):
+    result = evaluate(squad(answers_2(), answers_2("cat")), {})
+    assert result["exact"] == result["f1"] == 0
+    assert result["total"] == 2
+    assert capsys.readouterr().err.startswith("2 of 2 questions")
+
+
+def test_null_odds_best_threshold(goldens, golden_tools, squad_dir):
+    """The best scores are those of the best threshold, found by trying each of them."""
+    golden = golden_tools.load_json_gz(goldens / "squad_metrics.json.gz")["dev-v2.0.json"]
+    dataset = json.loads((squad_dir / "dev-v2.0.json").read_text(encoding="utf-8"))
+    dataset["data"] = dataset["data"][:1]
+    ids = [q["id"] for a in dataset["data"] for p in a["paragraphs"] for q in p["qas"]]
+    predictions = {qas_id: golden["predictions"][qas_id] for qas_id in ids}
+    # Distinct odds, no answer more often where the prediction is "".
+    odds = {qas_id: (i * 37 % 101 + i / 1000) / 100 for i, qas_id in enumerate(ids)}
+    for qas_id in ids:
+        odds[qas_id] -= 0.5 * bool(predictions[qas_id])
+    result = evaluate(dataset, predictions, odds)
+    for name in "exact", "f1":
+        score_at = {}
+        for threshold in [-1.0, *odds.values()]:
+            cut = {i: text if odds[i] <= threshold else "" for i, text in predictions.items()}
+            score_at[threshold] = evaluate(dataset, cut)[name]
+        assert result[f"best_{name}"] == pytest.approx(max(score_at.values()))
+        threshold = result[f"best_{name}_thresh"]
+        assert score_at[threshold] == pytest.approx(max(score_at.values()))
+        assert max(score_at.values()) > min(score_at.values())
+
+
+def test_null_odds_of_more_than_1_count_as_no_answer():
+    dataset = squad(answers_2(), answers_2("cat"), answers_2("dog"))
+    predictions = {"q0": "x", "q1": "cat", "q2": "dog"}
+    result = evaluate(dataset, predictions, {"q0": 1.5, "q1": 1.25, "q2": 1})
+    assert result["exact"] == pytest.approx(200 / 3)
+    assert result["NoAns_exact"] == 100.0 and result["HasAns_exact"] == 50.0
+    assert result["best_exact"] == 100.0 and result["best_exact_thresh"] == 1.25
+    assert list(result)[-4:] == ["best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"]
+
+
+def test_null_odds_none_better_than_silence():
+    result = evaluate(squad(answers_2(), answers_2()), {"q0": "x", "q1": ""}, {"q0": 0, "q1": -1})
+    assert result["best_f1"] == 100.0 and result["best_f1_thresh"] == 0.0
+
+
+NOT_SQUAD = "the dataset is not SQuAD"
+
+
+@pytest.mark.parametrize(
+    "dataset, predictions, odds, message",
+    [
+        ([], {}, None, NOT_SQUAD),
+        ({"version": "1.1"}, {}, None, "'data'"),
+        ({"data": 5}, {}, None, NOT_SQUAD),
+        ({"data": [{"paragraphs": ["x"]}]}, {}, None, NOT_SQUAD),
+        ({"data": []}, {}, None, "no questions"),
+        (squad({}), {}, None, "'answers'"),
+        (squad({"answers": [{"text": 3}]}), {}, None, NOT_SQUAD),
+        (squad(answers()), {"q0": ""}, None, "'q0' of the dataset has no answer"),
+        (squad(answers("x")), ["x"], None, "predictions must"),
+        (squad(answers("x")), {"q0": None}, None, "predictions must"),
+        (squad(answers("x")), {"q0": "x"}, {"q0": 0.5}, "null odds belong to SQuAD 2.0"),
+        (squad(answers_2("x")), {"q0": "x"}, {"q1": 0.5}, "null odds lack question 'q0'"),
+        (squad(answers_2("x")), {"q0": "x"}, {"q0": "y"}, "null odds must"),
+    ],
+)
+def test_mistakes(dataset, predictions, odds, message):
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(dataset, predictions, odds)
+    assert "\n" not in str(error.value)
+
+
+def run(*args):
+    command = [sys.executable, str(SCRIPT), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_command(tmp_path):
+    dataset, predictions, odds = (tmp_path / name for name in ("d.json", "p.json", "o.json"))
+    # With a byte-order mark and Windows line ends, as some editors write.
+    text = json.dumps(squad(answers_2("caf\u00e9"), answers_2()), ensure_ascii=False, indent=1)
+    dataset.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    predictions.write_text('\ufeff{"q0": "caf\u00e9"}', encoding="utf-8")
+    odds.write_text('{"q0": -3.5}', encoding="utf-8")
+    done = run(dataset, predictions, "--na-prob-file", odds)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["HasAns_exact"] == 100.0 and result["exact"] == 50.0
+    assert result["best_exact_thresh"] == -3.5
+    assert done.stderr.startswith("1 of 2 questions")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[" * 100000, b"[]"])
+def test_command_mistakes(tmp_path, content):
+    dataset, predictions = tmp_path / "d.json", tmp_path / "p.json"
+    dataset.write_text(json.dumps(squad(answers("x"))))
+    predictions.write_bytes(content)
+    for paths in (dataset, predictions), (predictions, dataset), (dataset, tmp_path / "none.json"):
+        done = run(*paths)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("squad_metrics.py: error: ")
+        assert done.stderr.count("\n") == 1
+        assert all(str(path) in done.stderr for path in paths)

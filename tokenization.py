@@ -1,0 +1,298 @@
+"""Text to WordPieces: the rules and names of Google's `tokenization.py` (google-research/bert).
+
+Two steps, each a class that can be used alone: `BasicTokenizer` cleans the text and splits it at
+white space, CJK characters and punctuation; `WordpieceTokenizer` cuts each of those tokens,
+greedily from the left, into the longest pieces that the vocabulary has. They are written plainly
+and are the reference. `FullTokenizer` gives the same result many times faster: every rule acts
+inside one word between white space, so it remembers the ids of the words that it has met.
+"""
+
+import itertools
+import os
+import re
+import string
+import unicodedata
+
+# Google's CJK characters: the ideographs. Kana and hangul stay parts of their words.
+_CJK_CHAR = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+    "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
+)
+# `str.split` splits at these control characters, where Google's cleaning drops them and so joins
+# what they stand between.
+_DROPPED_WHITESPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")
+_ASCII_TOKEN = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
+
+# How files begin that are passed as a vocabulary by mistake: (offset, bytes, what it is).
+FILE_SIGNATURES = (
+    (0, b"PK\x03\x04", "a zip archive or a PyTorch or NumPy file"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ", "an xz archive"),
+)
+
+# What a `FullTokenizer` remembers at most: words, and the length of a word.
+MAX_WORDS_REMEMBERED = 2**17
+MAX_CHARS_REMEMBERED = 32
+
+
+def convert_to_unicode(text):
+    """`text` as `str`; bytes are read as UTF-8, without what is not UTF-8, as Google does."""
+    if isinstance(text, str):
+        return text
+    if isinstance(text, bytes):
+        return text.decode("utf-8", "ignore")
+    raise ValueError(f"text must be str or bytes, not {type(text).__name__}")
+
+
+def printable_text(text):
+    """`text` as `print` and logs want it. In Python 3 that is `convert_to_unicode`."""
+    return convert_to_unicode(text)
+
+
+def load_vocab(vocab_file):
+    """Reads a vocabulary: one token a line, its id is the line's index.
+
+    Lines end at "\\n" only; tokens are stripped; of equal tokens the last line's index counts; a
+    blank line is the token "" (all as Google). A byte-order mark and Windows line ends are allowed.
+
+    Returns a dict from token to id. Raises FileNotFoundError, or ValueError for a file that is
+    empty or no UTF-8 text.
+    """
+    if not os.path.exists(vocab_file):
+        raise FileNotFoundError(f"{vocab_file}: no such vocabulary; pass the model's vocab.txt")
+    if os.path.isdir(vocab_file):
+        raise ValueError(f"{vocab_file}: a directory; pass the vocab.txt in it")
+    with open(vocab_file, "rb") as reader:
+        head = reader.read(512)  # enough for every signature
+        _refuse_binary(vocab_file, head)
+        data = head + reader.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{vocab_file}:{line}: not UTF-8; pass vocab.txt, as UTF-8") from None
+    if not text.strip():
+        raise ValueError(f"{vocab_file}: empty; pass the model's vocab.txt, one token a line")
+    # Not `splitlines`: U+2028, U+0085 and others may be part of a line.
+    lines = text.removesuffix("\n").split("\n")
+    return {token.strip(): index for index, token in enumerate(lines)}
+
+
+def _refuse_binary(vocab_file, head):
+    """Raises ValueError if a file that begins with the bytes `head` is not text."""
+    for offset, signature, kind in FILE_SIGNATURES:
+        if head.startswith(signature, offset):
+            raise ValueError(f"{vocab_file}: {kind}, not text; unpack it and pass vocab.txt")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{vocab_file}: UTF-16 text; save it as UTF-8 and pass that")
+    if b"\0" in head:
+        raise ValueError(f"{vocab_file}: a binary file, not text; pass the model's vocab.txt")
+
+
+def convert_by_vocab(vocab, items):
+    """The list of `vocab[item]`. Raises KeyError naming the first item that `vocab` lacks."""
+    try:
+        return [vocab[item] for item in items]
+    except KeyError as error:
+        raise KeyError(
+            f"{error.args[0]!r} is not among the vocabulary's {len(vocab)} entries; "
+            "take the vocab.txt that belongs to the model"
+        ) from None
+
+
+def convert_tokens_to_ids(vocab, tokens):
+    """The ids of `tokens`; `vocab` maps tokens to ids. Raises KeyError."""
+    return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(inv_vocab, ids):
+    """The tokens of `ids`; `inv_vocab` maps ids to tokens. Raises KeyError."""
+    return convert_by_vocab(inv_vocab, ids)
+
+
+def whitespace_tokenize(text):
+    """The list of words of `text` between Unicode white space."""
+    return text.split()
+
+
+class FullTokenizer:
+    """Text to WordPieces: `BasicTokenizer`, then `WordpieceTokenizer`, and the result remembered.
+
+    Args:
+      vocab_file: path of a vocabulary, see `load_vocab`.
+      do_lower_case: lower-case the text; off for a cased model.
+      strip_accents: drop accents; None means as `do_lower_case`, as Google.
+
+    `vocab` maps tokens to ids, `inv_vocab` ids to tokens; neither is to be changed afterwards.
+    Raises what `load_vocab` does, and ValueError where [UNK], [CLS] or [SEP] is missing.
+    """
+
+    def __init__(self, vocab_file, do_lower_case=True, strip_accents=None):
+        self.vocab = load_vocab(vocab_file)
+        missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in self.vocab]
+        if missing:
+            raise ValueError(
+                f"{vocab_file}: {len(self.vocab)} tokens, but no {', '.join(missing)}; "
+                "pass the vocab.txt of a BERT model"
+            )
+        self.inv_vocab = {index: token for token, index in self.vocab.items()}
+        self.do_lower_case = do_lower_case
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents)
+        self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
+        self._ids_of_word = _Memory(self._encode_word)
+        self._words_of_char = _Memory(self.basic_tokenizer._clean_and_space)
+
+    def tokenize(self, text):
+        """The WordPieces of `text` (str, or bytes in UTF-8), a list of str."""
+        return [self.inv_vocab[index] for index in self.encode(text)]
+
+    def encode(self, text):
+        """The ids of `tokenize(text)`, a list of int; [CLS] and [SEP] are not added."""
+        text = convert_to_unicode(text)
+        if not text.isprintable():  # printable text has no control characters; this is quick
+            text = _DROPPED_WHITESPACE.sub("", text)
+        return list(self._encode_words(text.split()))
+
+    def convert_tokens_to_ids(self, tokens):
+        """The ids of `tokens`, a list of int. Raises KeyError."""
+        return convert_tokens_to_ids(self.vocab, tokens)
+
+    def convert_ids_to_tokens(self, ids):
+        """The tokens of `ids`, a list of str. Raises KeyError."""
+        return convert_ids_to_tokens(self.inv_vocab, ids)
+
+    def _encode_words(self, words):
+        return itertools.chain.from_iterable(map(self._ids_of_word.__getitem__, words))
+
+    def _encode_word(self, word):
+        """The ids of a `word` without white space, a tuple."""
+        if word.isascii() and word.isprintable():
+            # Nothing to clean, no accents: only case and punctuation.
+            tokens = _ASCII_TOKEN.findall(word.lower() if self.do_lower_case else word)
+        else:
+            words = "".join(map(self._words_of_char.__getitem__, word)).split()
+            if words != [word]:  # a control character, or CJK: a whole paragraph can be one word
+                return tuple(self._encode_words(words))
+            tokens = self.basic_tokenizer.tokenize(word)
+        pieces_of = self.wordpiece_tokenizer._pieces
+        return tuple(self.vocab[piece] for token in tokens for piece in pieces_of(token))
+
+
+class BasicTokenizer:
+    """Cleans text and splits it at white space, CJK characters and punctuation.
+
+    Args:
+      do_lower_case: lower-case each token.
+      strip_accents: decompose each token (NFD) and drop its combining marks (category Mn), which
+        also takes hangul apart; None means as `do_lower_case`, as Google.
+    """
+
+    def __init__(self, do_lower_case=True, strip_accents=None):
+        self.do_lower_case = do_lower_case
+        self.strip_accents = do_lower_case if strip_accents is None else strip_accents
+
+    def tokenize(self, text):
+        """The tokens of `text` (str, or bytes in UTF-8), a list of str."""
+        text = self._clean_and_space(convert_to_unicode(text))
+        split_tokens = []
+        for token in whitespace_tokenize(text):
+            if self.do_lower_case:
+                token = token.lower()
+            if self.strip_accents:
+                token = self._run_strip_accents(token)
+            split_tokens.extend(self._run_split_on_punc(token))
+        return split_tokens
+
+    def _clean_and_space(self, text):
+        return self._tokenize_chinese_chars(self._clean_text(text))
+
+    def _clean_text(self, text):
+        """Drops U+0000, U+FFFD and control characters; all white space becomes " "."""
+        kept = (char for char in text if char not in "\0\ufffd" and not _is_control(char))
+        return "".join(" " if _is_whitespace(char) else char for char in kept)
+
+    def _tokenize_chinese_chars(self, text):
+        """Puts spaces round every CJK character."""
+        return _CJK_CHAR.sub(r" \g<0> ", text)
+
+    def _run_strip_accents(self, text):
+        decomposed = unicodedata.normalize("NFD", text)
+        return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+
+    def _run_split_on_punc(self, text):
+        """Every punctuation character is a token, and so is what stands between two of them."""
+        return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split()
+
+
+class WordpieceTokenizer:
+    """Cuts tokens into the longest pieces of a vocabulary, greedily from the left.
+
+    Args:
+      vocab: a dict (or set) of pieces; those that do not begin a token are written "##piece".
+      unk_token: stands for a token that cannot be cut so.
+      max_input_chars_per_word: a longer token is `unk_token` (counted after accents are dropped).
+    """
+
+    def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
+        self.vocab = vocab
+        self.unk_token = unk_token
+        self.max_input_chars_per_word = max_input_chars_per_word
+        self._longest = max(map(len, vocab), default=0)
+
+    def tokenize(self, text):
+        """The pieces of `text`, a list of str: "unaffable" may give ["un", "##aff", "##able"]."""
+        tokens = whitespace_tokenize(convert_to_unicode(text))
+        return [piece for token in tokens for piece in self._pieces(token)]
+
+    def _pieces(self, token):
+        """The pieces of one token, a list of str."""
+        if len(token) > self.max_input_chars_per_word:
+            return [self.unk_token]
+        pieces, start = [], 0
+        while start < len(token):
+            prefix = "##" if start else ""
+            # No piece is longer than the vocabulary's longest.
+            for end in range(min(len(token), start + self._longest), start, -1):
+                piece = prefix + token[start:end]
+                if piece in self.vocab:
+                    break
+            else:
+                return [self.unk_token]
+            pieces.append(piece)
+            start = end
+        return pieces
+
+
+class _Memory(dict):
+    """What `function` gave for each str, worked out when first asked for.
+
+    Bounded: long arguments are not kept, and when it is full it starts anew.
+    """
+
+    def __init__(self, function):
+        self.function = function
+
+    def __missing__(self, argument):
+        result = self.function(argument)
+        if len(argument) <= MAX_CHARS_REMEMBERED:
+            if len(self) >= MAX_WORDS_REMEMBERED:
+                self.clear()
+            self[argument] = result
+        return result
+
+
+def _is_whitespace(char):
+    """Space, tab, line ends, and the Unicode spaces (Zs)."""
+    return char in " \t\n\r" or unicodedata.category(char) == "Zs"
+
+
+def _is_control(char):
+    """Every category C*, also private and unassigned (Google since 2019: only Cc and Cf)."""
+    return char not in "\t\n\r" and unicodedata.category(char).startswith("C")
+
+
+def _is_punctuation(char):
+    """Unicode's punctuation, and all of ASCII's: "$" or "^" too, which Unicode calls symbols."""
+    return char in string.punctuation or unicodedata.category(char).startswith("P")

@@ -1,0 +1,673 @@
+"""The network, its heads and its loader, against what Google's code computed and against itself."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import modeling
+from convert_tf_checkpoint_to_pytorch import load_tf_weights
+from modeling import (
+    MASKED_SCORE,
+    BertConfig,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    get_activation,
+    load_weights,
+    masked_lm_loss,
+    read_state_dict,
+)
+
+TINY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 11,
+    "type_vocab_size": 3,
+}
+BATCH, WIDTH = 13, 7
+HEADS = (BertForPreTraining, BertForSequenceClassification, BertForQuestionAnswering)
+
+
+def tiny(model=BertModel, dropout=0.0, seed=0, **changes):
+    probabilities = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    torch.manual_seed(seed)
+    return model(BertConfig(**{**TINY, **probabilities, **changes}))
+
+
+def tiny_inputs(seed=0):
+    """ids, token types, mask of 13 sequences of 1 to 7 tokens."""
+    random = torch.Generator().manual_seed(seed)
+    ids, types = (
+        torch.randint(0, size, (BATCH, WIDTH), generator=random)
+        for size in (TINY["vocab_size"], TINY["type_vocab_size"])
+    )
+    lengths = torch.randint(1, WIDTH + 1, (BATCH, 1), generator=random)
+    return ids, types, (torch.arange(WIDTH) < lengths).long()
+
+
+def tiny_loss(model):
+    """A loss that reads tokens only, in other places of each sequence."""
+    inputs = tiny_inputs()
+    targets = torch.arange(BATCH)
+    if isinstance(model, BertForSequenceClassification):
+        return model(*inputs, targets % model.num_labels)[0]
+    if isinstance(model, BertForQuestionAnswering):
+        return model(*inputs, targets % 2, targets % 3)[0]
+    positions = torch.stack([targets % 2, targets % 3], 1)
+    weights = inputs[2].gather(1, positions).float()
+    return model(*inputs, positions, positions + 5, weights, targets % 2)[0]
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def ints(arrays, *names):
+    return [torch.from_numpy(arrays[name]).long() for name in names]
+
+
+def worst(a, b):
+    a = a.detach().numpy() if isinstance(a, torch.Tensor) else a
+    return np.abs(a - b).max()
+
+
+# Google's numbers
+
+
+@pytest.fixture(scope="module")
+def pretrained(bert_dir):
+    model = BertForPreTraining(BertConfig.from_json_file(bert_dir / "bert_config.json"))
+    unfilled, unused = load_tf_weights(model, str(bert_dir / "bert_model.ckpt"))
+    assert not unfilled and not any(name.startswith("cls") for name in unused)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def computing_padding(pretrained):
+    pretrained.bert.compute_padding = True
+    yield pretrained
+    pretrained.bert.compute_padding = False
+
+
+def golden(goldens, name):
+    arrays = dict(np.load(goldens / f"{name}.npz"))
+    return arrays, ints(arrays, "input_ids", "segment_ids", "input_mask")
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_hidden_states_of_every_layer_are_googles(pretrained, goldens, padding):
+    truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
+    inputs = [values[:2] for values in inputs]
+    pretrained.bert.compute_padding = padding
+    layers, _ = pretrained.bert(*inputs)
+    pretrained.bert.compute_padding = False
+    for example, step, wanted in (
+        (0, 1, truth["example0_layers"]),
+        (1, 4, truth["example1_layers_every4"]),
+    ):
+        tokens = inputs[2][example, ::step].bool().numpy()
+        for layer, layer_truth in zip(layers, wanted):
+            error = layer[example, ::step].numpy() - layer_truth
+            assert np.abs(error[tokens]).max() < 3e-6
+            assert error[tokens].std() < 6e-7  # TensorFlow's own distance from float64 is 3.8e-7
+            if padding:
+                assert np.abs(error[~tokens]).max() < 5e-4
+            else:
+                assert not layer[example, ::step][~inputs[2][example, ::step].bool()].any()
+
+
+def test_inside_of_the_first_layer_is_googles(computing_padding, goldens):
+    truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
+    inputs, seen = [values[:1] for values in inputs], {}
+    layer = computing_padding.bert.encoder.layer[0]
+    parts = {
+        "example0_embedding_output": computing_padding.bert.embeddings,
+        "example0_layer0_attention_output_layernorm": layer.attention,
+        "example0_layer0_intermediate_first16": layer.intermediate,
+    }
+    hooks = [
+        part.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        for name, part in parts.items()
+    ]
+    computing_padding.bert(*inputs)
+    for hook in hooks:
+        hook.remove()
+    tokens = inputs[2].sum()
+    for name, out in seen.items():
+        wanted = truth[name][:tokens]
+        assert worst(out[: len(wanted)], wanted) < 3e-6, name
+    assert len(seen) == len(parts)
+
+
+def test_sums_over_all_positions_are_googles(computing_padding, goldens):
+    truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
+    layers, _ = computing_padding.bert(*inputs)
+    for index, layer in enumerate(layers):
+        layer = layer.double().flatten(1)
+        assert worst(layer.abs().sum(1), truth["layers_abssum"][:, index]) < 2e-2  # of 1e4
+        np.testing.assert_allclose(layer.square().sum(1), truth["layers_sqsum"][:, index], 1e-6)
+
+
+def test_last_layer_pooler_and_next_sentence_are_googles(pretrained, goldens):
+    truth, inputs = golden(goldens, "fwd_mrpc_last")
+    layers, pooled = pretrained.bert(*inputs)
+    tokens = inputs[2].bool()
+    error = (layers[-1] - torch.from_numpy(truth["sequence_output"]))[tokens]
+    assert error.abs().max() < 3e-6 and error.std() < 4e-7
+    assert worst(pooled, truth["pooled_output"]) < 5e-7
+    _, scores = pretrained(*inputs, masked_lm_positions=torch.zeros(8, 1, dtype=torch.long))
+    assert worst(scores, truth["nsp_logits"]) < 2e-7
+    assert worst(scores.log_softmax(1), truth["nsp_log_probs"]) < 2e-7
+
+
+def test_squad_windows_are_googles(pretrained, goldens):
+    truth, inputs = golden(goldens, "fwd_squad")
+    layers, pooled = pretrained.bert(*inputs)
+    tokens = inputs[2][:, ::2].bool()
+    error = (layers[-1][:, ::2] - torch.from_numpy(truth["sequence_output_every2"]))[tokens]
+    assert error.abs().max() < 5e-6 and error.std() < 6e-7
+    assert worst(pooled, truth["pooled_output"]) < 5e-7
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_odd_masks_are_googles(pretrained, goldens, padding):
+    truth, inputs = golden(goldens, "fwd_edge")
+    pretrained.bert.compute_padding = padding
+    layers, pooled = pretrained.bert(*inputs)
+    pretrained.bert.compute_padding = False
+    nothing_attended = inputs[2].sum(1) == 0  # scores of -10000 leave few digits
+    limit = np.where(nothing_attended, 2e-5, 5e-7)
+    assert (np.abs(pooled.numpy() - truth["pooled_output"]).max(1) < limit).all()
+    limit = np.where(nothing_attended, 3e-4, 5e-6)[:, None]
+    computed = inputs[2].bool() | nothing_attended[:, None] | torch.tensor(padding)
+    error = np.abs(layers[-1].numpy() - truth["layers_first_last"][:, 1]).max(2)
+    assert (error < limit)[computed.numpy()].all()
+
+
+def test_masked_lm_scores_are_googles(pretrained, goldens):
+    truth, inputs = golden(goldens, "fwd_mrpc_mlm")
+    positions = torch.from_numpy(truth["masked_lm_positions"]).long()
+    scores = pretrained(*inputs, positions)[0].flatten(0, 1)
+    top = scores.topk(10)
+    assert worst(top.values, truth["mlm_top10_logits"]) < 2e-5
+    assert (top.indices.numpy() == truth["mlm_top10_ids"]).mean() > 0.99  # near ties may swap
+    assert worst(scores.logsumexp(1), truth["mlm_logsumexp"]) < 2e-5
+    assert worst(scores[:6].log_softmax(1), truth["mlm_full_log_probs_first6"]) < 2e-5
+    probe = torch.from_numpy(np.random.RandomState(7).randn(30522))
+    assert worst(scores.double() @ probe, truth["mlm_logits_dot_rs7"]) < 2e-3  # of 1e3
+    ids = inputs[0].gather(1, positions)
+    loss = masked_lm_loss(scores.unflatten(0, ids.shape), ids, torch.ones(ids.shape))
+    assert abs(loss.item() - truth["mlm_loss"]) < 2e-6
+
+
+def test_pretraining_evaluation_is_googles(pretrained, goldens):
+    truth = np.load(goldens / "pretrain_loss.npz")
+    names = ("input_ids", "segment_ids", "input_mask", "masked_lm_positions", "masked_lm_ids")
+    inputs = ints(truth, *(f"in_{name}" for name in names))
+    weights = torch.from_numpy(truth["in_masked_lm_weights"])
+    labels = torch.from_numpy(truth["in_next_sentence_labels"]).long().flatten()
+    loss, (scores, next_scores) = pretrained(*inputs, weights, labels)
+    assert abs(loss.item() - truth["total_loss"]) < 4e-6
+    losses = modeling.classification_loss(scores.flatten(0, 1), inputs[4].flatten())
+    used = weights.flatten() > 0
+    assert worst(losses[used], truth["masked_lm_example_loss"][used.numpy()]) < 2e-5
+    mean = (losses * weights.flatten()).sum() / weights.sum()
+    assert abs(mean.item() - truth["metric_masked_lm_loss"]) < 5e-6
+    guesses = scores.flatten(0, 1).argmax(1)
+    assert (guesses[used].numpy() == truth["masked_lm_argmax"][used.numpy()]).all()
+    right = (guesses == inputs[4].flatten())[used].float().mean()
+    assert right == truth["metric_masked_lm_accuracy"]
+    assert worst(next_scores.log_softmax(1), truth["next_sentence_log_probs"]) < 5e-7
+    right = (next_scores.argmax(1) == labels).float().mean()
+    assert right == truth["metric_next_sentence_accuracy"]
+    next_loss = modeling.classification_loss(next_scores, labels)
+    assert worst(next_loss, truth["next_sentence_example_loss"]) < 5e-7
+
+
+# Shapes, and equal paths
+
+
+def test_shapes_of_odd_sizes():
+    layers, pooled = tiny()(*tiny_inputs())
+    assert [list(layer.shape) for layer in layers] == [[BATCH, WIDTH, 32]] * 3
+    assert list(pooled.shape) == [BATCH, 32]
+    scores, next_scores = tiny(BertForPreTraining)(*tiny_inputs())
+    assert list(scores.shape) == [BATCH, WIDTH, 99] and list(next_scores.shape) == [BATCH, 2]
+    classifier = BertForSequenceClassification(BertConfig(**TINY), 5)
+    assert list(classifier(*tiny_inputs()).shape) == [BATCH, 5]
+    start, end = tiny(BertForQuestionAnswering)(*tiny_inputs())
+    assert list(start.shape) == list(end.shape) == [BATCH, WIDTH]
+
+
+def test_without_mask_and_types_all_is_attended_and_first_type():
+    ids, model = tiny_inputs()[0], tiny()
+    given = model(ids, torch.zeros_like(ids), torch.ones_like(ids))[1]
+    assert torch.equal(model(ids)[1], given)
+
+
+def test_where_nothing_is_computed_outputs_are_constant():
+    inputs = tiny_inputs()
+    padding = inputs[2] == 0
+    assert padding[:, 1:].any() and not padding[:, 0].any()
+    layers, _ = tiny()(*inputs)
+    assert all((layer[padding] == 0).all() and layer[~padding].all() for layer in layers)
+    for logits in tiny(BertForQuestionAnswering)(*inputs):
+        assert (logits[padding] == MASKED_SCORE).all() and (logits[~padding] > -100).all()
+    assert (tiny(BertForPreTraining)(*inputs)[0][padding] == MASKED_SCORE).all()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_packed_equals_computing_padding(head):
+    packed, padded = tiny(head), tiny(head)
+    padded.bert.compute_padding = True
+    losses = [tiny_loss(packed), tiny_loss(padded)]
+    if head is BertForQuestionAnswering:  # whose loss is over the padding too, as in Google's graph
+        mask = tiny_inputs()[2].bool()
+        for model in (packed, padded):
+            logits = [x.masked_fill(~mask, MASKED_SCORE) for x in model(*tiny_inputs())]
+            losses = [*losses[1:], sum(x.softmax(1)[:, 0].sum() for x in logits)]
+    assert abs(losses[0].item() - losses[1].item()) < 1e-6
+    for loss in losses:
+        loss.backward()
+    for (name, a), b in zip(gradients(packed).items(), gradients(padded).values()):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7), name
+
+
+def plain_attention(qkv, packing, num_heads):
+    """Google's attention, on padded tensors, in as many steps as in modeling.py."""
+    padded = packing.unpack(qkv, 0.0)
+    query, key, value = padded.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+    hidden = torch.zeros(packing.shape[0] * packing.shape[1]).fill_(MASKED_SCORE)
+    shown = torch.zeros_like(packing.source) if packing.bias is None else packing.bias
+    hidden[packing.source] = shown.float()
+    scores = scores + hidden.view(packing.shape)[:, None, None]
+    context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    return context.flatten(0, 1)[packing.source]
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("path", ["training", "prediction"])
+def test_attention_equals_the_plain_formula(holes, path):
+    mask = tiny_inputs()[2]
+    if holes:
+        mask[0], mask[1], mask[2] = 0, torch.tensor([1, 0, 1, 0, 0, 1, 0]), 0
+        mask[2, 3] = 1
+    packing = modeling.Packing(mask)
+    assert (packing.bias is not None) == holes
+    qkv = torch.randn(len(packing.source), 3 * 32, requires_grad=path == "training")
+    context = modeling.attention(qkv, packing, 4, 0.0)
+    wanted = plain_attention(qkv, packing, 4)
+    tolerance = {"rtol": 1e-5, "atol": 3e-4 if holes else 1e-6}  # the grain of score - 10000
+    assert torch.allclose(context, wanted, **tolerance)
+    if path == "training":
+        probe = torch.randn_like(context)
+        (got,) = torch.autograd.grad(context, qkv, probe)
+        (wanted,) = torch.autograd.grad(wanted, qkv, probe)
+        assert torch.allclose(got, wanted, **tolerance)
+
+
+def test_rows_only_last_layer_equals_the_full_one():
+    model, inputs = tiny(), tiny_inputs()
+    packing, layers = model.encode(*inputs)
+    rows = torch.tensor([0, 5, 5, 3])
+    _, few = model.encode(*inputs, lambda packing: rows)
+    assert torch.allclose(few[-1], layers[-1][rows], atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(few[:-1], layers[:-1]))
+    pretraining = tiny(BertForPreTraining)
+    positions = torch.arange(BATCH)[:, None] % 2
+    full = pretraining(*inputs)[0].gather(1, positions[..., None].expand(-1, -1, 99))
+    kept = inputs[2].gather(1, positions).bool()
+    assert torch.allclose(pretraining(*inputs, positions)[0][kept], full[kept], atol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_every_parameter_gets_gradient(head, dropout):
+    model = tiny(head, dropout)
+    tiny_loss(model).backward()
+    missing = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert missing == (pooler if head is BertForQuestionAnswering else set())
+
+
+def test_answers_outside_the_computed_positions_add_nothing():
+    model, inputs = tiny(BertForQuestionAnswering), tiny_inputs()
+    inputs[2][:] = 1
+    inputs[2][3, 4:] = 0
+    inside = torch.ones(BATCH, dtype=torch.long)
+    outside = inside.clone()
+    outside[:4] = torch.tensor([-1, WIDTH, 1000, 5])
+    loss, (start, end) = model(*inputs, outside, inside)
+    wanted = -(start.log_softmax(1)[4:, 1].sum() + end.log_softmax(1)[:, 1].sum()) / BATCH / 2
+    assert torch.allclose(loss, wanted)
+    assert outside[1] == WIDTH  # the caller's tensor is as it was
+
+
+def test_masked_lm_loss_divides_by_weights_and_a_bit():
+    scores, ids = torch.randn(2, 3, 5), torch.tensor([[1, 2, 0], [3, 0, 0]])
+    weights = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
+    wanted = -(scores[0, 0].log_softmax(0)[1] + scores[0, 1].log_softmax(0)[2])
+    wanted = wanted - scores[1, 0].log_softmax(0)[3]
+    assert torch.allclose(masked_lm_loss(scores, ids, weights), wanted / (3 + 1e-5))
+    assert torch.allclose(masked_lm_loss(scores, ids, weights, 7), wanted / (7 + 1e-5))
+    assert masked_lm_loss(scores, ids, weights * 0) == 0
+
+
+# Initialisation, dropout, precision
+
+
+def test_initial_weights():
+    model = BertForPreTraining(BertConfig(1000, 128, 2, 2, 256, type_vocab_size=64))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            assert not weight.any(), name
+        elif "LayerNorm" in name:
+            assert (weight == 1).all(), name
+        else:
+            # The standard deviation of a normal distribution that is cut at two of its own.
+            size = weight.numel() ** 0.5
+            assert abs(weight.std() / 0.02 - 0.8796) < 2.5 / size, name
+            assert abs(weight.mean()) < 0.02 * 4 / size, name
+            assert 0.9 * 0.04 < weight.abs().max() <= 0.04 or size < 30, name
+    first, second = model.bert.encoder.layer
+    assert not torch.equal(first.attention.self.query.weight, second.attention.self.query.weight)
+
+
+def test_initial_weights_follow_the_seed_and_the_range():
+    a, b, other = tiny(seed=1), tiny(seed=1), tiny(seed=2)
+    weights = [m.encoder.layer[0].output.dense.weight for m in (a, b, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert tiny(initializer_range=0.5).pooler.dense.weight.abs().max() > 0.5
+
+
+def test_dropout_follows_the_seed_and_stops_in_evaluation():
+    model, inputs = tiny(dropout=0.5), tiny_inputs()
+    torch.manual_seed(3)
+    a = model(*inputs)[1]
+    b = model(*inputs)[1]
+    torch.manual_seed(3)
+    assert torch.equal(model(*inputs)[1], a) and not torch.equal(a, b)
+    model.eval()
+    assert torch.equal(model(*inputs)[1], tiny().eval()(*inputs)[1])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_bfloat16_is_near_float32(head):
+    model = tiny(head)
+    full = tiny_loss(model)
+    full.backward()
+    wanted = {name: grad.clone() for name, grad in gradients(model).items()}
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = tiny_loss(model)
+        logits = model(*tiny_inputs())
+        layers, pooled = model.bert(*tiny_inputs())
+    assert abs(loss - full) < 5e-3 * full and loss.dtype == torch.float32
+    if head is not BertForPreTraining:  # whose vocabulary is as wide as memory allows
+        assert all(x.dtype == torch.float32 for x in logits)
+    assert {x.dtype for x in [*layers, pooled]} == {torch.float32}  # the residual stream
+    loss.backward()
+    for name, grad in gradients(model).items():
+        assert grad.dtype == torch.float32
+        assert (grad - wanted[name]).norm() < 0.05 * wanted[name].norm() + 1e-5, name
+
+
+def test_inference_mode_equals_evaluation():
+    model, inputs = tiny(BertForQuestionAnswering).eval(), tiny_inputs()
+    with torch.inference_mode():
+        fast = model(*inputs)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(fast, model(*inputs)))
+
+
+# Configuration and mistakes
+
+
+def test_configuration_keeps_unknown_keys(tmp_path):
+    values = {**TINY, "hidden_act": "relu", "directionality": "bidi", "pooler_fc_size": 768}
+    path = tmp_path / "bert_config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(values, indent=1).replace("\n", "\r\n").encode())
+    config = BertConfig.from_json_file(path)
+    assert config.hidden_act == "relu" and config.extra["pooler_fc_size"] == 768
+    written = json.loads(config.to_json_string())
+    assert written.items() >= values.items() and "extra" not in written
+    assert BertConfig.from_dict(written) == config
+
+
+def test_configuration_defaults_are_googles():
+    config = BertConfig(30522)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
+        768,
+        12,
+        12,
+    )
+    assert (config.intermediate_size, config.max_position_embeddings) == (3072, 512)
+    assert (config.type_vocab_size, config.initializer_range, config.hidden_act) == (
+        16,
+        0.02,
+        "gelu",
+    )
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_attention_heads": 5}, ["hidden_size 32", "num_attention_heads 5"]),
+        ({"hidden_size": 0}, ["hidden_size", "0"]),
+        ({"num_hidden_layers": 2.0}, ["num_hidden_layers", "2.0"]),
+        ({"vocab_size": True}, ["vocab_size", "True"]),
+        ({"vocab_size": "9"}, ["vocab_size", "'9'"]),
+        ({"hidden_dropout_prob": 1.0}, ["hidden_dropout_prob", "1.0"]),
+        ({"initializer_range": None}, ["initializer_range", "None"]),
+        ({"hidden_act": "swish"}, ["swish", "gelu_new"]),
+    ],
+)
+def test_contradicting_configurations(tmp_path, change, words):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**TINY, **change}))
+    with pytest.raises(ValueError) as error:
+        BertConfig.from_json_file(path)
+    assert all(word in str(error.value) for word in [*words, str(path)])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", '{"hidden_size": 3}', "[" * 100000, "\xff"])
+def test_unfit_configuration_files(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="config.json is not a BERT configuration") as error:
+        BertConfig.from_json_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_activations():
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    phi = 0.5 * (1 + torch.erf(x / 2**0.5))
+    assert torch.allclose(get_activation("gelu")(x), x * phi)
+    cubic = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+    assert torch.allclose(get_activation("gelu_new")(x), 0.5 * x * (1 + torch.tanh(cubic)))
+    assert torch.equal(get_activation("Linear")(x), x) and get_activation(torch.sin) is torch.sin
+    assert torch.equal(get_activation("relu")(x), x.relu())
+    with pytest.raises(ValueError, match="'swish'.*gelu_new"):
+        get_activation("swish")
+    model = tiny(hidden_act="relu", num_hidden_layers=1)
+    assert model.encoder.layer[0].intermediate(torch.randn(5, 32)).min() == 0
+
+
+@pytest.mark.parametrize(
+    "where, value, words", [(0, 99, "token id 99.*98"), (0, -1, "-1"), (1, 3, "type id 3.*2")]
+)
+def test_ids_outside_the_tables(where, value, words):
+    inputs = tiny_inputs()
+    inputs[where][2, 1] = value
+    with pytest.raises(ValueError, match=words):
+        tiny()(*inputs)
+
+
+def test_too_long_sequences():
+    with pytest.raises(ValueError, match="12 tokens.* 11 positions"):
+        tiny()(torch.zeros(1, 12, dtype=torch.long))
+
+
+# The loader
+
+
+def equal_weights(a, b):
+    other = b.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in a.state_dict().items())
+
+
+def as_circulating(state):
+    return state
+
+
+def as_bare_model(state):
+    return {name[5:]: t for name, t in state.items() if name.startswith("bert.")}
+
+
+def as_first_port(state):
+    renamed = {}
+    for name, tensor in state.items():
+        if "LayerNorm" in name:
+            name = name.replace("weight", "gamma").replace("bias", "beta")
+        renamed[name] = tensor
+    return renamed
+
+
+def as_parallel_half(state):
+    return {f"module.{name}": tensor.half() for name, tensor in state.items()}
+
+
+def as_other_library(state):
+    return {
+        **state,
+        "bert.embeddings.position_ids": torch.arange(11)[None],
+        "cls.predictions.decoder.weight": state["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.decoder.bias": state["cls.predictions.bias"],
+    }
+
+
+@pytest.mark.parametrize(
+    "spelling", [as_circulating, as_bare_model, as_first_port, as_parallel_half, as_other_library]
+)
+@pytest.mark.parametrize("kind", ["bin", "safetensors", "folder", "dict", "legacy"])
+def test_every_spelling_and_file_loads(tmp_path, spelling, kind):
+    source, target = tiny(BertForPreTraining, seed=1), tiny(BertForPreTraining, seed=2)
+    if spelling is as_parallel_half:
+        source = source.half().float()
+    state = {name: tensor.clone() for name, tensor in spelling(source.state_dict()).items()}
+    if kind == "dict":
+        given = state
+    elif kind == "safetensors":
+        given = tmp_path / "model.safetensors"
+        pytest.importorskip("safetensors.torch").save_file(state, str(given))
+    else:
+        given = tmp_path / "pytorch_model.bin"
+        torch.save(state, given, _use_new_zipfile_serialization=kind != "legacy")
+        given = tmp_path if kind == "folder" else given
+    unfilled, unused = load_weights(target, given)
+    bare = spelling is as_bare_model
+    heads = {name for name in source.state_dict() if name.startswith("cls.")}
+    assert set(unfilled) == (heads if bare else set()) and unused == []
+    assert equal_weights(source.bert if bare else source, target.bert if bare else target)
+
+
+def test_other_heads_and_bare_models():
+    source = tiny(BertForSequenceClassification, seed=1).state_dict()
+    target = tiny(BertForQuestionAnswering, seed=2)
+    unfilled, unused = load_weights(target, source)
+    assert unfilled == ["qa_outputs.bias", "qa_outputs.weight"]
+    assert unused == ["classifier.bias", "classifier.weight"]
+    bare = tiny(seed=3)
+    assert load_weights(bare, source) == ([], ["classifier.bias", "classifier.weight"])
+    assert equal_weights(bare, target.bert)
+    three = BertForSequenceClassification(BertConfig(**TINY), 3)  # a head of another width
+    assert load_weights(three, source)[0] == ["classifier.weight", "classifier.bias"][::-1]
+
+
+def test_question_answering_needs_no_pooler():
+    source = tiny(BertForQuestionAnswering, seed=1).state_dict()
+    source = {name: tensor for name, tensor in source.items() if "pooler" not in name}
+    unfilled, _ = load_weights(tiny(BertForQuestionAnswering), source)
+    assert unfilled == ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
+    with pytest.raises(ValueError, match="bert.pooler.dense.bias is missing"):
+        load_weights(tiny(BertForSequenceClassification), source)
+
+
+def test_unfit_weights_change_nothing(tmp_path):
+    target = tiny(BertForPreTraining, seed=2)
+    before = copy.deepcopy(target)
+    name, path = "bert.encoder.layer.1.output.dense.weight", tmp_path / "w.bin"
+    missing = tiny(BertForPreTraining, seed=1).state_dict()
+    del missing[name]
+    torch.save(missing, path)
+    with pytest.raises(ValueError, match=rf"w\.bin: {name} is missing.*\[32, 37\]"):
+        load_weights(target, path)
+    with pytest.raises(ValueError, match=rf"{name} is \[32, 36\].*\[32, 37\]"):
+        load_weights(target, {**missing, name: torch.zeros(32, 36)})
+    table = missing["bert.embeddings.word_embeddings.weight"]
+    untied = {**missing, name: torch.zeros(32, 37), "cls.predictions.decoder.weight": table + 1}
+    with pytest.raises(ValueError, match="decoder.weight differs from bert.embeddings.word"):
+        load_weights(target, untied)
+    assert equal_weights(before, target)
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "text", "code", "number", "empty", "nested"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_are_refused_by_name(tmp_path, damage, zipped, capsys):
+    path = tmp_path / "weights.bin"
+    objects = {"code": {"a": Code()}, "number": {"a": 3}, "nested": {"a": {"b": torch.ones(2)}}}
+    content = objects.get(damage, {"a": torch.randn(1000)})
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 4
+        if not zipped:
+            pytest.skip("files before PyTorch 1.6 have no checksum")
+    data = {"cut": data[: len(data) // 2], "text": b"hello\n", "empty": b""}.get(damage, data)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="weights.bin is ") as error:
+        read_state_dict(path)
+    assert "\n" not in str(error.value) and "executed" not in capsys.readouterr().out
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither pytorch_model.bin nor model.safetensors"):
+        read_state_dict(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere.bin does not exist"):
+        read_state_dict(tmp_path / "nowhere.bin")
+
+
+def test_saved_names_are_those_in_circulation():
+    names = set(tiny(BertForPreTraining).state_dict())
+    assert {
+        "bert.embeddings.word_embeddings.weight",
+        "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.token_type_embeddings.weight",
+        "bert.embeddings.LayerNorm.bias",
+        "bert.encoder.layer.0.attention.self.query.weight",
+        "bert.encoder.layer.0.attention.output.dense.weight",
+        "bert.encoder.layer.0.attention.output.LayerNorm.weight",
+        "bert.encoder.layer.0.intermediate.dense.bias",
+        "bert.encoder.layer.2.output.LayerNorm.bias",
+        "bert.pooler.dense.weight",
+        "cls.predictions.bias",
+        "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.LayerNorm.weight",
+        "cls.seq_relationship.weight",
+    } <= names
+    assert len(names) == 5 + 3 * 16 + 2 + 5 + 2
+    assert isinstance(tiny().embeddings.LayerNorm, nn.LayerNorm)

@@ -1,112 +1,93 @@
-"""Pre-training instances: a file format of our own, and Google's TFRecords, without TensorFlow.
+"""Pre-training instances: an own file format, and Google's TFRecord files without TensorFlow.
 
-An instance file is, in little-endian numbers:
-
-    8 bytes              MAGIC
-    uint16 or uint32     the rows' words, row after row: where segment B begins, 1 if B is a random
-                         next, the number of masked positions, these positions, the ids that stood
-                         there, and the row's token ids
-    uint64 [rows + 1]    where each row begins, in words
-    uint32 [blocks]      the CRC-32C of the words of each BLOCK rows
-    JSON                 the words' dtype and what the writer said (max_seq_length, …)
-    FOOTER               rows; size of the JSON; CRC-32C of all between words and footer; MAGIC
-
-A row is a dict of arrays under the names of Google's features, without the padding: input_ids,
-input_mask, segment_ids [tokens]; masked_lm_positions, masked_lm_ids, masked_lm_weights [masked];
-next_sentence_labels [1]; int32, the weights float32. Padded with zeros it is Google's record.
+A row is a dict under the names of Google's features, without their padding: input_ids, input_mask,
+segment_ids [tokens], masked_lm_positions, masked_lm_ids, masked_lm_weights [masked],
+next_sentence_labels [1]; int32, the weights float32. An instance file is, in little-endian:
+HEADER; where each row's words begin, uint64 [rows + 1]; the CRC-32C of each BLOCK rows' words,
+uint32; the words, uint16 or uint32, of each row: first token of segment B, next-sentence label,
+number of masked positions, these positions, the ids that were there, the row's token ids.
 """
 
-import json
+import itertools
 import os
 import struct
 
 import numpy as np
 from crc32c import crc32c
 
-MAGIC = b"BERTins1"
-FOOTER = struct.Struct("<QII8s")
-BLOCK = 256  # Rows that are verified together, when one of them is first read: about 90 KB.
+# MAGIC, rows, SETTINGS, bytes of a word, CRC-32C of all that stands before the words.
+HEADER, MAGIC, BLOCK = struct.Struct("<8sQ5I"), b"BERTins1", 256
+SETTINGS = ("max_seq_length", "max_predictions_per_seq", "vocab_size")
 
 
 def pack_instance(row):
-    """A row (its values may be lists) as a 1-D array of words: uint16, or uint32 where ids need it.
-
-    Raises ValueError unless `segment_ids` is zeros, then ones, and every weight (if given) is 1.
-    """
+    """A row, of arrays or lists, as its words: 1-D uint16, or uint32 where an id needs it."""
     first = list(row["segment_ids"]).count(0)
     words = [first, *row["next_sentence_labels"], len(row["masked_lm_ids"])]
     words += [*row["masked_lm_positions"], *row["masked_lm_ids"], *row["input_ids"]]
-    if set(row["segment_ids"][first:]) - {1} or set(row.get("masked_lm_weights", ())) - {1}:
-        raise ValueError("an instance has segment ids 0, then 1, and weights of 1; not so this one")
-    if min(words) < 0 or max(words) >= 2**31:
-        raise ValueError(f"an instance's ids are 0 to 2**31 - 1, not {min(words)} to {max(words)}")
+    if min(words) < 0 or 0 in row["segment_ids"][first:]:
+        raise ValueError(
+            "an instance has segment ids 0, then 1, and no id below 0; not so this one"
+        )
     return np.array(words, "<u2" if max(words) < 2**16 else "<u4")
 
 
-def write_instances(path, packed, **said):
-    """Writes a list of `pack_instance`s, aside first, then renamed; `said` becomes `file.said`."""
-    dtype = max((words.dtype for words in packed), default=np.dtype("<u2"))
+def write_instances(path, packed, **settings):
+    """Writes a list of `pack_instance`s and the SETTINGS; aside first, then renamed."""
     offsets = np.cumsum([0, *map(len, packed)], dtype="<u8")
-    crcs, partial = [], f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(MAGIC)
-            for start in range(0, len(packed), BLOCK):
-                block = np.concatenate(packed[start : start + BLOCK]).astype(dtype).tobytes()
-                crcs.append(crc32c(block))
-                file.write(block)
-            about = json.dumps({"dtype": dtype.str, **said}).encode()
-            index = offsets.tobytes() + np.array(crcs, "<u4").tobytes() + about
-            file.write(index + FOOTER.pack(len(packed), len(about), crc32c(index), MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    words = np.concatenate([np.zeros(0, "<u2"), *packed])
+    crcs = [crc32c(block) for block in np.split(words, offsets[BLOCK:-1:BLOCK])]
+    index = offsets.tobytes() + np.array(crcs, "<u4").tobytes()
+    values = [settings[name] for name in SETTINGS]
+    head = HEADER.pack(MAGIC, len(packed), *values, words.itemsize, 0)[:-4]
+    with open(f"{path}.partial", "wb") as file:
+        file.write(head + crc32c(index, crc32c(head)).to_bytes(4, "little") + index)
+        file.write(words)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
 
 
 class InstanceFile:
-    """An instance file, memory-mapped: `len(file)` rows, `file[i]` is one of them.
+    """An instance file, memory-mapped: `len(file)` rows, `file[i]`, and the SETTINGS as attributes.
 
-    `said` is the dict that the writer added. Every checksum is verified: the index's at once, a
-    block's with its first row. Raises OSError, or ValueError where a file is not what it should be.
+    Checksums are verified: the index's at once, a block's when its first row is read. Raises
+    OSError, or ValueError for a file that is damaged or of another kind.
     """
 
     def __init__(self, path):
         self.path = os.fspath(path)
         with open(path, "rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise ValueError(f"{path}: no instance file; create_pretraining_data.py makes them")
+            head = file.read(HEADER.size)
+        magic, rows, *values, itemsize, crc = HEADER.unpack(head.ljust(HEADER.size))
+        if magic != MAGIC:
+            raise ValueError(f"{path}: no instance file; create_pretraining_data.py makes them")
         data = np.memmap(path, "u1", "r").view(np.ndarray)
-        body, footer = np.split(data, [max(len(data) - FOOTER.size, 0)])
-        rows, said_size, crc, magic = FOOTER.unpack(footer.tobytes().rjust(FOOTER.size))
-        said = len(body) - said_size
-        crcs = said - 4 * -(-rows // BLOCK)
-        start = crcs - 8 * (rows + 1)
-        if magic != MAGIC or start < len(MAGIC) or crc32c(body[start:]) != crc:
-            raise ValueError(f"{path}: damaged or cut short at {len(data)} bytes; make it again")
-        self.said = json.loads(body[said:].tobytes())
-        self._offsets, self._crcs = body[start:crcs].view("<u8"), body[crcs:said].view("<u4")
-        dtype = np.dtype(self.said.pop("dtype"))
-        if start - len(MAGIC) != self._offsets[-1] * dtype.itemsize:
-            raise ValueError(f"{path}: damaged: its words are not as many as its index says")
-        self._words = body[len(MAGIC) : start].view(dtype)
-        self._verified = np.zeros(len(self._crcs), bool)
+        crcs = HEADER.size + 8 * (rows + 1)
+        start = crcs + 4 * (max(rows - 1, 0) // BLOCK + 1)
+        if crc32c(data[HEADER.size : start], crc32c(head[:-4])) != crc:
+            raise ValueError(f"{path}: damaged or cut short; make it again")
+        self.__dict__.update(zip(SETTINGS, values))
+        self._offsets, self._crcs = (
+            data[HEADER.size : crcs].view("<u8"),
+            data[crcs:start].view("<u4"),
+        )
+        self._words, self._verified = data[start:].view(f"<u{itemsize}"), set()
 
     def __len__(self):
         return len(self._offsets) - 1
 
-    def __reduce__(self):  # Another process maps the file anew, instead of receiving its bytes.
-        return InstanceFile, (self.path,)
-
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index} of {len(self)}")
-        if not self._verified[index // BLOCK]:
-            self._verify(index // BLOCK)
-        words = self._words[slice(*self._offsets[index : index + 2].tolist())].astype(np.int32)
-        first, label, masked = words[:3].tolist()
+        block, offsets = index // BLOCK, self._offsets
+        if block not in self._verified:
+            end = min((block + 1) * BLOCK, len(self))
+            if crc32c(self._words[offsets[block * BLOCK] : offsets[end]]) != self._crcs[block]:
+                raise ValueError(f"{self.path}: damaged near row {index}; make it again")
+            self._verified.add(block)
+        words = self._words[offsets[index] : offsets[index + 1]].astype(np.int32)
+        first, label, masked = words[:3]
         positions, ids, input_ids = np.split(words[3:], [masked, 2 * masked])
         return {
             "input_ids": input_ids,
@@ -115,37 +96,64 @@ class InstanceFile:
             "masked_lm_positions": positions,
             "masked_lm_ids": ids,
             "masked_lm_weights": np.ones(masked, np.float32),
-            "next_sentence_labels": np.array([label], np.int32),
+            "next_sentence_labels": np.array([label]),
         }
-
-    def _verify(self, block):
-        start, end = block * BLOCK, min((block + 1) * BLOCK, len(self))
-        words = self._words[self._offsets[start] : self._offsets[end]]
-        if crc32c(words.view("u1")) != self._crcs[block]:
-            raise ValueError(f"{self.path}: rows {start} to {end - 1} are damaged; make it again")
-        self._verified[block] = True
 
 
 def read_tfrecord(path):
-    """Yields the rows of a TFRecord file (not compressed) of Google's create_pretraining_data.py.
+    """Yields the rows of an uncompressed TFRecord file of Google's create_pretraining_data.py.
 
-    Checksums are verified. Raises OSError, or ValueError with the number of the record.
+    Raises OSError, or ValueError with the number of a record that is damaged or something else.
     """
     with open(path, "rb") as file:
-        number = 0
-        while head := file.read(12):
+        for number in itertools.count():
             try:
-                size, size_crc = struct.unpack("<QI", head)
-                if _masked_crc(head[:8]) != size_crc:
-                    raise ValueError("damaged, or no TFRecord file, or a compressed one")
-                data, crc = file.read(size), file.read(4)
-                if len(crc) < 4 or _masked_crc(data) != struct.unpack("<I", crc)[0]:
-                    raise ValueError("damaged or cut short")
-                row = _parse_example(memoryview(data))
-                tokens, masked = (int(row[key].sum()) for key in ("input_mask", "masked_lm_weights"))
-            except (IndexError, KeyError, struct.error) as error:
-                raise ValueError(f"{path}: record {number}: no pre-training instance ({error!r})") from None
-            except ValueError as error:
+                if not (head := file.read(12)):
+                    return
+                size = int.from_bytes(_checked(head), "little")
+                row = _example(_checked(file.read(size + 4)))
+                masked, tokens = int(row["masked_lm_weights"].sum()), int(row["input_mask"].sum())
+            except (ValueError, IndexError, KeyError) as error:
                 raise ValueError(f"{path}: record {number}: {error}") from None
-            yield row
-            number += 1
+            # Google pads both kinds at their ends.
+            yield {k: v[: masked if k.startswith("masked") else tokens] for k, v in row.items()}
+
+
+def _checked(data):
+    """`data` without its last four bytes, if these are TFRecord's masked checksum of the rest."""
+    crc = crc32c(data[:-4])
+    if int.from_bytes(data[-4:], "little") != ((crc >> 15 | crc << 17) + 0xA282EAD8) & (2**32 - 1):
+        raise ValueError("damaged, cut short, or this is no uncompressed TFRecord file")
+    return data[:-4]
+
+
+def _example(data):
+    """A serialized tf.train.Example, which is a map of packed lists, as a dict of arrays."""
+    row = {}
+    for _, entry in _fields(next(_fields(data))[1]):
+        (_, name), (_, feature) = _fields(entry)
+        ((kind, values),) = _fields(feature)  # 2: floats; 3: integers
+        packed = b"".join(part for _, part in _fields(values))
+        row[name.decode()] = np.frombuffer(packed, "<f4") if kind == 2 else _integers(packed)
+    return row
+
+
+def _fields(data):
+    """Yields (number, bytes) for each field of a protobuf message whose fields are all bytes."""
+    start = 0
+    while start < len(data):
+        end = start + 1
+        while data[end] > 127:
+            end += 1
+        size = sum((byte & 127) << 7 * i for i, byte in enumerate(data[start + 1 : end + 1]))
+        yield data[start] >> 3, data[end + 1 : end + 1 + size]
+        start = end + 1 + size
+
+
+def _integers(packed):
+    """Protobuf's varints as int32: 7 bits a byte, the lowest first; a last byte is below 128."""
+    packed = np.frombuffer(packed, "u1")
+    ends = np.flatnonzero(packed < 128) + 1
+    starts = np.append(0, ends[:-1])
+    shifts = 7 * (np.arange(len(packed)) - np.repeat(starts, np.diff(ends, prepend=0)))
+    return np.add.reduceat((packed & np.int64(127)) << shifts, starts).astype(np.int32)

@@ -124,8 +124,10 @@ def run(main):
         if os.environ.get("BERT_DEBUG"):
             raise
         sys.stdout.flush()
-        os.write(2, f"{script}: error: {error}\n".encode())
+        os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def check_flags(args):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+import checkpoint
 import flags
 import glue_metrics
 import training
@@ -259,7 +260,7 @@ def evaluate(logits, features, batch_size, metrics, global_step):
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
     results = {
         "eval_accuracy": glue_metrics.accuracy(predictions, labels),
-        "eval_loss": losses.mean(),
+        "eval_loss": losses.mean(dtype=np.float64),
         "global_step": global_step,
         "loss": np.mean(batches),
     }
@@ -268,7 +269,7 @@ def evaluate(logits, features, batch_size, metrics, global_step):
 
 def write_probabilities(path, logits):
     """Google's test_results.tsv: a row of class probabilities for each example, in file order."""
-    with training.replacing(path) as file:
+    with checkpoint.replacing(path) as file:
         for row in torch.from_numpy(logits).softmax(dim=1).numpy():
             file.write("\t".join(map(str, row)) + "\n")
 
@@ -304,13 +305,13 @@ def main(argv=None):
     def make_batch(rows, total):
         return model_inputs(rows, width), torch.tensor([row.label_id for row in rows]), total
 
-    global_step = training.read_run(args.output_dir).get("global_step", 0) if weights else 0
+    global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
     if args.do_train:
         fields = ("input_ids", "segment_ids", "label_id")
         global_step = training.train(
             args, runtime, model, features["train"], make_batch, loss_of, fields
         )
-        training.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
+        checkpoint.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}
     for name in [name for name in features if name != "train"]:
@@ -332,7 +333,7 @@ def main(argv=None):
             write_probabilities(path, np.stack(logits))
             print(f"{len(logits)} rows of class probabilities ({', '.join(labels)}): {path}")
     if args.do_eval and runtime.is_main:
-        training.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
+        checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 
 import torch
 
+import checkpoint
 import flags
 import squad_metrics
 import training
@@ -171,20 +172,20 @@ def main(argv=None):
         ]
         return model_inputs(rows, width), targets, total
 
-    global_step = training.read_run(args.output_dir).get("global_step", 0) if weights else 0
+    global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
     if args.do_train:
         fields = ("input_ids", "segment_ids", "start_position", "end_position")
         global_step = training.train(
             args, runtime, model, train_features, make_batch, loss_of, fields,
             num_examples=len(train_examples),
         )  # fmt: skip
-        training.save_model(args, runtime, model, config, global_step=global_step)
+        checkpoint.save_model(args, runtime, model, config, global_step=global_step)
     if args.do_predict:
         os.makedirs(args.output_dir, exist_ok=True)
         figures = answer(args, runtime, model, predict_examples, predict_features, make_batch)
         if figures:
             path = os.path.join(args.output_dir, "eval_results.txt")
-            training.write_results(path, {"global_step": global_step, **figures})
+            checkpoint.write_results(path, {"global_step": global_step, **figures})
 
 
 if __name__ == "__main__":

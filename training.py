@@ -6,16 +6,13 @@ features, one gets loss or outputs from the model.
 """
 
 import atexit
-import contextlib
 import glob
 import json
 import os
-import shutil
 import signal
 import sys
 import time
-import zipfile
-import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,22 +20,18 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from checkpoint import (
+    LOG,
+    WEIGHTS,
+    fingerprint,
+    newest_checkpoint,
+    read_run,
+    result_flags,
+    save_checkpoint,
+)
 from data import length_sorted_batches, num_train_steps, step_examples
-from flags import MEANINGLESS, check_flags
+from flags import check_flags
 from optimization import create_optimizer
-
-WEIGHTS, CONFIG, VOCAB, RUN, LOG = (
-    "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl"
-)  # fmt: skip
-
-# Flags that do not change what training computes: a run may be resumed with others.
-NEUTRAL = {
-    "do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size", "predict_file",
-    "output_dir", "data_dir", "train_file", "overwrite_output_dir", "save_checkpoints_steps",
-    "keep_checkpoints", "local_rank", "no_cuda", "gradient_accumulation_steps", "n_best_size",
-    "max_answer_length", "null_score_diff_threshold", "verbose_logging", "loss_scale",
-    *MEANINGLESS,
-}  # fmt: skip
 
 
 @dataclass
@@ -162,187 +155,6 @@ def announce(args, runtime, model):
     )
 
 
-# Files
-
-
-@contextlib.contextmanager
-def replacing(path, mode="w"):
-    """A file to write that takes the place of `path` once it is whole and on the disk."""
-    aside = f"{path}.tmp"
-    try:
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(aside)
-        raise
-
-
-def save_tensors(values, path):
-    """torch.save, written aside. Raises OSError, with how much is needed where the disk is full."""
-    try:
-        with replacing(path, "wb") as file:
-            torch.save(values, file)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer hides a full disk in the latter.
-        cause = error if isinstance(error, OSError) else error.__context__ or error
-        size = sum(t.nbytes for t in _tensors(values))
-        raise OSError(f"{path} could not be written ({size / 1e6:.0f} MB): {cause}") from None
-
-
-def _tensors(values):
-    if isinstance(values, torch.Tensor):
-        yield values
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from _tensors(value)
-
-
-def read_tensors(path):
-    """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
-    try:
-        damaged = zipfile.ZipFile(path).testzip()
-        if damaged:
-            raise ValueError(f"the checksum of {damaged} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # The readers raise nearly every type on damaged bytes.
-        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def save_model(args, runtime, model, config, **facts):
-    """Makes --output_dir self-contained: weights, configuration, vocabulary, flags and `facts`."""
-    if not runtime.is_main:
-        return
-    path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
-    with replacing(path(CONFIG)) as file:
-        file.write(config.to_json_string())
-    if os.path.abspath(args.vocab_file) != os.path.abspath(path(VOCAB)):
-        with open(args.vocab_file, "rb") as source, replacing(path(VOCAB), "wb") as file:
-            shutil.copyfileobj(source, file)
-    facts = {
-        "script": os.path.basename(sys.argv[0]),
-        "flags": vars(args),
-        "do_lower_case": args.do_lower_case,
-        "torch": torch.__version__,
-        **facts,
-    }
-    with replacing(path(RUN)) as file:
-        json.dump(facts, file, indent=2)
-    save_tensors(model.state_dict(), path(WEIGHTS))
-
-
-def read_run(folder):
-    """The facts that `save_model` wrote to `folder`, or {}."""
-    try:
-        with open(os.path.join(folder, RUN), encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{os.path.join(folder, RUN)} is damaged: {error}") from None
-
-
-def write_results(path, results):
-    """Prints and writes `key = value` lines, as Google's eval_results.txt; floats as float32."""
-    with replacing(path) as file:
-        for key, value in results.items():
-            line = f"{key} = {value if isinstance(value, int) else str(np.float32(value))}"
-            print(line)
-            file.write(line + "\n")
-
-
-# Training
-
-
-def fingerprint(features, fields):
-    """A checksum of the training examples: a resumed run must see the same ones."""
-    value = 0
-    for feature in features:
-        for name in fields:
-            value = zlib.crc32(np.asarray(getattr(feature, name)).tobytes(), value)
-    return value
-
-
-def result_flags(args, data_fingerprint):
-    """What decides the result of training, as text."""
-    flags = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
-    for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
-        flags[name] = flags[name] and os.path.abspath(flags[name])
-    return {name: str(value) for name, value in flags.items()} | {
-        "training examples": str(data_fingerprint)
-    }
-
-
-def checkpoints(folder):
-    """{step: path} of the checkpoints in `folder`, the newest first."""
-    found = {}
-    for path in glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")):
-        step = os.path.basename(path)[len("checkpoint-") : -len(".pt")]
-        if step.isdigit():
-            found[int(step)] = path
-    return dict(sorted(found.items(), reverse=True))
-
-
-def newest_checkpoint(args, runtime, decisive):
-    """The newest whole checkpoint of this run, or None.
-
-    Raises ValueError where it belongs to a run with other flags or examples, or where --output_dir
-    holds a model that this script did not train.
-    """
-    found = checkpoints(args.output_dir)
-    if args.overwrite_output_dir:
-        runtime.print(*(f"removing {path}" for path in found.values()), sep="\n") if found else None
-        if runtime.is_main:
-            for path in found.values():
-                os.remove(path)
-        return None
-    for path in found.values():
-        try:
-            state = read_tensors(path)
-        except ValueError as error:
-            runtime.print(f"{error}; going back to the checkpoint before it")
-            continue
-        changed = [
-            f"{name} was {state['decisive'].get(name)}, is {value}"
-            for name, value in decisive.items()
-            if state["decisive"].get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{path} is of a run with other settings ({'; '.join(changed)}): "
-                f"use the same, another --output_dir, or --overwrite_output_dir"
-            )
-        runtime.print(f"going on from {path}")
-        return state
-    if not found and os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
-        raise ValueError(
-            f"--output_dir {args.output_dir} already holds {WEIGHTS}, and this run would replace it: "
-            f"use another folder, or --overwrite_output_dir"
-        )
-    return None
-
-
-def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
-    if runtime.is_main:
-        state = {
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scale": scale,
-            "decisive": decisive,
-        }
-        save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
-        for path in list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]:
-            os.remove(path)
-
-
 def parallel(runtime, model):
     """`model` on several ranks, on several GPUs of one process, or as it is."""
     if runtime.world_size > 1:
@@ -370,62 +182,75 @@ def train(args, runtime, model, features, make_batch, loss_of, fields, num_examp
     The steps are counted in `num_examples`, or else in features: Google's run_squad.py counts
     questions, of which a long paragraph makes several features.
     """
-    batch_size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-    steps = num_train_steps(num_examples or len(features), batch_size, args.num_train_epochs)
+    steps = num_train_steps(
+        num_examples or len(features), args.train_batch_size, args.num_train_epochs
+    )
     if not steps:
         raise ValueError(
-            f"{len(features)} training examples and {args.num_train_epochs} epochs make no "
-            f"batch of {batch_size}: lower --train_batch_size"
+            f"{num_examples or len(features)} training examples and {args.num_train_epochs} epochs "
+            f"make no batch of {args.train_batch_size}: lower --train_batch_size"
         )
     optimizer = create_optimizer(
         model, args.learning_rate, steps, int(steps * args.warmup_proportion), args.schedule
     )
+    scale = LossScale(args.loss_scale) if args.fp16 else None
     decisive = result_flags(args, fingerprint(features, fields))
+    first = 0
     state = newest_checkpoint(args, runtime, decisive)
-    first, scale = 0, LossScale(args.loss_scale) if args.fp16 else None
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
         if scale:
-            scale.__dict__.update(state["scale"])
+            vars(scale).update(state["scale"])
         del state
     os.makedirs(args.output_dir, exist_ok=True)
     replica = parallel(runtime, model)
     log = Log(args, runtime, first, steps)
     model.train()
     for step in range(first, steps):
-        indices = step_examples(len(features), batch_size, step, args.seed)
-        parts = np.array_split(indices, runtime.world_size * accumulation)
-        mine = parts[runtime.rank * accumulation : (runtime.rank + 1) * accumulation]
-        loss = torch.zeros((), device=runtime.device)
-        for micro_step, part in enumerate(mine, start=1):
+        indices = step_examples(len(features), args.train_batch_size, step, args.seed)
+        loss = 0.0
+        for micro_step, part in enumerate(own_parts(args, runtime, indices)):
             torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-            last = micro_step == accumulation
-            with contextlib.nullcontext() if last or replica is model else replica.no_sync():
-                with runtime.autocast():
-                    batch = make_batch([features[i] for i in part], len(indices))
+            last = micro_step == args.gradient_accumulation_steps - 1
+            with runtime.autocast():
+                batch = make_batch([features[index] for index in part], len(indices))
+                with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
                     part_loss = loss_of(replica, batch)
-                (part_loss * scale.value if scale else part_loss).backward()
+                    (part_loss * scale.value if scale else part_loss).backward()
             loss += part_loss.detach()
-        for words in optimizer.tracked:
-            for source in (words.squared_norm, words.decoder_weight):
-                if source.grad is not None:
-                    runtime.sum(source.grad)
         learning_rate = optimizer.get_lr()
-        # Reading the norm waits for the GPU; only float16, which may overflow, has to.
-        if scale is None or scale.update(optimizer.global_norm()):
-            optimizer.step(loss_scale=scale.used if scale else 1.0)
-        optimizer.zero_grad()
+        update(runtime, optimizer, scale)
         due = (step + 1) % args.save_checkpoints_steps == 0 or step + 1 == steps
-        stop = log.add(step, loss, learning_rate, flush=due)
+        stop = log.add(step, loss, learning_rate, look=due)
         if due or stop:
-            save_checkpoint(args, runtime, model, optimizer, step + 1,
-                            vars(scale) if scale else None, decisive)  # fmt: skip
+            save_checkpoint(args, runtime, model, optimizer, step + 1, scale, decisive)
         if stop:
-            raise SystemExit(log.stopped(step + 1))
+            log.stopped(step + 1)
     log.close(scale)
     return steps
+
+
+def own_parts(args, runtime, indices):
+    """The parts of a step that this rank computes, one for each micro-step."""
+    accumulation = args.gradient_accumulation_steps
+    parts = np.array_split(indices, runtime.world_size * accumulation)
+    return parts[runtime.rank * accumulation : (runtime.rank + 1) * accumulation]
+
+
+def update(runtime, optimizer, scale):
+    """One step of the optimizer from the gradients of all ranks."""
+    for words in optimizer.tracked:  # what the clipping norm needs travels like a gradient
+        for source in (words.squared_norm, words.decoder_weight):
+            if source.grad is not None:
+                runtime.sum(source.grad)
+    # Reading the norm waits for the GPU; only float16, which may overflow, has to.
+    if scale is None:
+        optimizer.step()
+    elif scale.allows(optimizer.global_norm()):
+        optimizer.step(loss_scale=scale.used)
+    optimizer.zero_grad()
 
 
 def dropout_seed(*numbers):
@@ -441,8 +266,8 @@ class LossScale:
         self.fixed, self.value = bool(fixed), fixed or 2.0**16
         self.used, self.good_steps, self.skipped = self.value, 0, 0
 
-    def update(self, norm):
-        """Whether the step with this gradient norm is to be taken."""
+    def allows(self, norm):
+        """Whether a step with gradients of this norm is to be taken; adapts the scale."""
         self.used, finite = self.value, bool(torch.isfinite(norm))
         self.good_steps = self.good_steps + 1 if finite else 0
         self.skipped += not finite
@@ -478,12 +303,14 @@ class Log:
             self.file.writelines(kept)
 
     def _on_signal(self, number, _):
+        if self.signal:  # asked twice
+            raise KeyboardInterrupt
         self.signal = number
 
-    def add(self, step, loss, learning_rate, flush):
+    def add(self, step, loss, learning_rate, look):
         """Notes a step; returns whether the run was asked to stop. Raises ValueError for a NaN."""
         self.pending.append((step, learning_rate, loss))
-        if self.runtime.device.type == "cuda" and not flush and (step + 1) % self.EVERY:
+        if self.runtime.device.type == "cuda" and not look and (step + 1) % self.EVERY:
             return False
         numbers = torch.stack([loss for *_, loss in self.pending] + [loss.new_tensor(self.signal)])
         *losses, signals = self.runtime.sum(numbers).tolist()
@@ -512,13 +339,13 @@ class Log:
         return signals > 0
 
     def stopped(self, step):
-        """Says that a signal ended the run after `step`; returns the conventional exit status."""
+        """Ends the process that a signal asked to stop, with the conventional exit status."""
         self.close()
         self.runtime.print(
             f"stopped by a signal after step {step} of {self.steps}: "
             f"the same command goes on from {self.output_dir}"
         )
-        return 128 + (self.signal or signal.SIGTERM)
+        sys.exit(128 + (self.signal or signal.SIGTERM))
 
     def close(self, scale=None):
         self.bar.close()
@@ -528,9 +355,6 @@ class Log:
             signal.signal(number, handler)
         if scale:
             self.runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
-
-
-# Prediction
 
 
 @torch.inference_mode()

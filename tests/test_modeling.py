@@ -43,11 +43,11 @@ def tiny(model=BertModel, dropout=0.0, seed=0, **changes):
 
 
 def tiny_inputs(seed=0):
-    """ids, token types, mask of 13 sequences of 1 to 7 tokens."""
+    """ids (of few words, so that they recur), types, mask of 13 sequences of 1 to 7 tokens."""
     random = torch.Generator().manual_seed(seed)
     ids, types = (
         torch.randint(0, size, (BATCH, WIDTH), generator=random)
-        for size in (TINY["vocab_size"], TINY["type_vocab_size"])
+        for size in (9, TINY["type_vocab_size"])
     )
     lengths = torch.randint(1, WIDTH + 1, (BATCH, 1), generator=random)
     return ids, types, (torch.arange(WIDTH) < lengths).long()
@@ -116,7 +116,7 @@ def test_hidden_states_of_every_layer_are_googles(pretrained, goldens, padding):
         tokens = inputs[2][example, ::step].bool().numpy()
         for layer, layer_truth in zip(layers, wanted):
             error = layer[example, ::step].numpy() - layer_truth
-            assert np.abs(error[tokens]).max() < 3e-6
+            assert np.abs(error[tokens]).max() < 4e-6
             assert error[tokens].std() < 6e-7  # TensorFlow's own distance from float64 is 3.8e-7
             if padding:
                 assert np.abs(error[~tokens]).max() < 5e-4
@@ -143,7 +143,7 @@ def test_inside_of_the_first_layer_is_googles(computing_padding, goldens):
     tokens = inputs[2].sum()
     for name, out in seen.items():
         wanted = truth[name][:tokens]
-        assert worst(out[: len(wanted)], wanted) < 3e-6, name
+        np.testing.assert_allclose(out[: len(wanted)], wanted, 3e-6, 4e-6, err_msg=name)
     assert len(seen) == len(parts)
 
 

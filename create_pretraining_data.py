@@ -226,3 +226,21 @@ def truncate_seq_pair(tokens_a, tokens_b, max_num_tokens, rng):
             del longer[0]
         else:
             longer.pop()
+
+
+def read_lines(input_files):
+    for path in input_files:
+        with open(path, "rb") as reader:
+            for line in reader:
+                yield line.decode("utf-8", "ignore").strip()
+
+
+def read_documents(lines, tokenizer, counts):
+    documents = [[]]
+    for line in lines:
+        if not line:
+            documents.append([])
+        tokens = tokenizer.tokenize(line)
+        if tokens:
+            documents[-1].append(tokens)
+    return [document for document in documents if document]

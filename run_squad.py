@@ -87,7 +87,7 @@ def loss_of(model, batch):
     return (span_loss(start_logits, starts) + span_loss(end_logits, ends)).sum() / (2 * total)
 
 
-def read_answers(path):
+def read_answers(path, version_2_with_negative):
     """The parsed dataset if every question has answers or is marked impossible, else None."""
     with open(path, encoding="utf-8-sig") as file:
         dataset = json.load(file)
@@ -97,11 +97,13 @@ def read_answers(path):
         for paragraph in article["paragraphs"]
         for qa in paragraph["qas"]
     ]
+    if not version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
+        raise ValueError(f"{path} is SQuAD 2.0: pass --version_2_with_negative")
     answered = all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
     return dataset if questions and answered else None
 
 
-def answer(args, runtime, model, examples, features, make_batch):
+def answer(args, runtime, model, examples, features, dataset, make_batch):
     """Predicts, and writes the answers; returns the official figures, or {}."""
 
     def logits_of(model, batch):
@@ -125,7 +127,6 @@ def answer(args, runtime, model, examples, features, make_batch):
         args.verbose_logging, args.version_2_with_negative, args.null_score_diff_threshold,
     )  # fmt: skip
     print(f"{len(answers)} answers: {path('predictions.json')}")
-    dataset = read_answers(args.predict_file)
     if dataset is None:
         print("the predict file has no answers: no EM and F1")
         return {}
@@ -157,6 +158,7 @@ def main(argv=None):
         train_examples, train_features = load("train", args.train_file, True)
     if args.do_predict:
         predict_examples, predict_features = load("predict", args.predict_file, False)
+        dataset = read_answers(args.predict_file, args.version_2_with_negative)
 
     model = BertForQuestionAnswering(config)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
@@ -182,7 +184,9 @@ def main(argv=None):
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
     if args.do_predict:
         os.makedirs(args.output_dir, exist_ok=True)
-        figures = answer(args, runtime, model, predict_examples, predict_features, make_batch)
+        figures = answer(
+            args, runtime, model, predict_examples, predict_features, dataset, make_batch
+        )
         if figures:
             path = os.path.join(args.output_dir, "eval_results.txt")
             checkpoint.write_results(path, {"global_step": global_step, **figures})

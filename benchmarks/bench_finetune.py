@@ -1,0 +1,210 @@
+"""Training steps of fine-tuning, on the length distribution of MRPC and SQuAD.
+
+Contenders, each a whole step (batch, forward, backward, clipping, optimizer) on the same examples:
+
+    ours          packed tokens, BERTAdam
+    default       transformers as its examples/pytorch run_glue.py and run_qa.py and its Trainer
+                  (training_args.py) configure it: padded to the maximum, its default attention
+                  (SDPA), fused AdamW, gradient norm 1.0
+    best          transformers at its best: batches grouped by length and padded to their longest,
+                  fused AdamW, bfloat16
+    first port    padded, attention written out, gradients clipped one by one, Adam in a Python loop
+
+The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads;
+useful FLOPs are those of tokens: 8LH² + 4LHI + 4L²H a layer and example, three times for a step.
+"""
+
+import common
+
+args = common.parse_args(
+    __doc__.split("\n")[0], rounds=(12, "timed steps of each"), shape=("", "384-wide or BERT-Base"),
+    task=("", "MRPC or SQuAD"), dtype=("", "float32 or bfloat16"),
+)  # fmt: skip
+
+import time  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+import run_classifier  # noqa: E402
+import run_squad  # noqa: E402
+from data import model_inputs  # noqa: E402
+from modeling import (  # noqa: E402
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+)
+from optimization import create_optimizer  # noqa: E402
+from tokenization import FullTokenizer  # noqa: E402
+
+torch.set_num_threads(args.threads)
+WIDTH = {"MRPC": 128, "SQuAD": 384}
+BATCH = {"MRPC": 32, "SQuAD": 12}
+
+
+def features_of(task):
+    tokenizer = FullTokenizer(common.vocab_file())
+    if task == "MRPC":
+        processor = run_classifier.MrpcProcessor()
+        return run_classifier.convert_examples_to_features(
+            processor.get_train_examples(common.mrpc_dir()), processor.get_labels(), 128, tokenizer
+        )
+    examples = run_squad.read_squad_examples(
+        f"{common.squad_dir()}/train-v1.1.json", True, log=lambda line: None
+    )
+    return run_squad.convert_examples_to_features(examples, tokenizer, 384, 128, 64, True)
+
+
+def targets_of(task, features):
+    if task == "MRPC":
+        return {"labels": torch.tensor([f.label_id for f in features])}
+    return {
+        "start_positions": torch.tensor([f.start_position for f in features]),
+        "end_positions": torch.tensor([f.end_position for f in features]),
+    }
+
+
+def ours(task, shape, dtype):
+    """A function of some features: one step of this project."""
+    config = BertConfig(vocab_size=30522, type_vocab_size=2, **common.SHAPES[shape])
+    model = (BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering)(config)
+    optimizer = create_optimizer(model.train(), 2e-5, 1000, 100)
+
+    def step(features):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss, _ = model(*model_inputs(features), **targets_of(task, features))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def theirs(task, shape, dtype, width, attention="sdpa", written_out=False):
+    """A function of some features: one step of transformers, padded to `width` or the longest."""
+    config = transformers.BertConfig(
+        vocab_size=30522, attn_implementation=attention, **common.SHAPES[shape]
+    )
+    kind = "SequenceClassification" if task == "MRPC" else "QuestionAnswering"
+    model = getattr(transformers, f"BertFor{kind}")(config).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-5, fused=True)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+
+    def step(features):
+        ids, types, mask = model_inputs(features, width)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = model(
+                input_ids=ids, token_type_ids=types, attention_mask=mask,
+                **targets_of(task, features),
+            )  # fmt: skip
+        output.loss.backward()
+        if written_out:
+            first_port_adam(parameters, moments)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@torch.no_grad()
+def first_port_adam(parameters, moments, lr=2e-5):
+    for p, (m, v) in zip(parameters, moments):
+        torch.nn.utils.clip_grad_norm_(p, 1.0)
+        m.mul_(0.9).add_(p.grad, alpha=0.1)
+        v.mul_(0.999).addcmul_(p.grad, p.grad, value=0.001)
+        p.sub_(lr * (m / (v.sqrt() + 1e-6) + 0.01 * p))
+
+
+def limit(shape, dtype):
+    """The best FLOP/s of F.linear at the model's three matrix shapes."""
+    hidden, wide = (common.SHAPES[shape][key] for key in ("hidden_size", "intermediate_size"))
+    best = 0.0
+    for inner, outer in ((hidden, hidden), (hidden, wide), (wide, hidden)):
+        x, weight = torch.randn(4096, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        for _ in range(23):
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            best = max(best, 2 * 4096 * inner * outer / (time.perf_counter() - start))
+    return best
+
+
+def useful_flops(shape, features):
+    layers, hidden, wide = (
+        common.SHAPES[shape][key]
+        for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    length = np.array([len(f.input_ids) for f in features], dtype=float)
+    forward = 8 * length * hidden**2 + 4 * length * hidden * wide + 4 * length**2 * hidden
+    return 3 * layers * forward.sum()
+
+
+def compare(task, shape, dtype, features):
+    size, rng = BATCH[task], np.random.default_rng(0)
+    rounds = max(4, args.rounds // 3) if args.quick or shape == "BERT-Base" else args.rounds
+    chosen = [features[i] for i in rng.permutation(len(features))[: rounds * size]]
+    batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+    by_length = sorted(chosen, key=lambda f: len(f.input_ids))
+    grouped = [by_length[i : i + size] for i in range(0, len(by_length), size)]
+    grouped = [grouped[i] for i in rng.permutation(len(grouped))]
+    full, best = WIDTH[task], theirs(task, shape, torch.bfloat16, 0)
+    steps = {
+        "ours": (ours(task, shape, dtype), batches),
+        "default": (theirs(task, shape, torch.float32, full), batches),
+        "first port": (theirs(task, shape, torch.float32, full, "eager", True), batches),
+        "best": (best, grouped),
+    }
+    contenders = {
+        name: lambda number, step=step, data=data: step(data[number % len(data)])
+        for name, (step, data) in steps.items()
+    }
+    ceiling = [limit(shape, dtype)]
+    seconds = common.interleave(contenders, len(batches))
+    ceiling.append(limit(shape, dtype))
+    tokens = sum(len(f.input_ids) for f in chosen)
+    ratio = {
+        name: common.spread([b / a for a, b in zip(seconds["ours"], times)])
+        for name, times in seconds.items()
+    }
+    # Grouped batches differ from round to round, so this one is compared by its sum.
+    total = sum(seconds["best"]) / sum(seconds["ours"])
+    ratio["best"] = {"median": total, "low": total, "high": total}
+    share = useful_flops(shape, chosen) / sum(seconds["ours"]) / max(ceiling)
+    return {
+        "task": task, "shape": shape, "dtype": str(dtype)[6:], "ratio": ratio,
+        "tokens_per_second": {name: tokens / sum(times) for name, times in seconds.items()},
+        "limit_gflops": max(ceiling) / 1e9, "share_of_limit": share,
+    }  # fmt: skip
+
+
+def main():
+    figures = []
+    print(
+        f"transformers {transformers.__version__}; {args.threads} threads; ours is n times as fast"
+    )
+    for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
+        features = features_of(task)
+        for shape in [args.shape] if args.shape else list(common.SHAPES)[: 1 if args.quick else 2]:
+            for name in [args.dtype] if args.dtype else ["float32", "bfloat16"]:
+                figures.append(compare(task, shape, getattr(torch, name), features))
+    rows = [
+        [
+            f["task"], f["shape"], f["dtype"],
+            *(common.text(f["ratio"][name]) for name in ("default", "best", "first port")),
+            *(f"{f['tokens_per_second'][name]:.0f}" for name in ("ours", "default", "best")),
+            f"{f['limit_gflops']:.0f}", f"{f['share_of_limit']:.2f}",
+        ]
+        for f in figures
+    ]  # fmt: skip
+    header = ["task", "shape", "ours in", "× default (float32)", "× best (bfloat16)",
+              "× first port (float32)", "tokens/s ours", "default", "best", "limit GFLOP/s",
+              "share"]  # fmt: skip
+    common.table("Fine-tuning steps", header, rows)
+    common.finish(args, figures)
+
+
+if __name__ == "__main__":
+    main()

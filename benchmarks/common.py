@@ -1,0 +1,145 @@
+"""What the benchmarks share: contenders in turn, tables of ratios, the machine, the data.
+
+Machines are shared and noisy, so contenders are timed in turn (A B A B …) on the same input; the
+figures are medians of the ratios of neighbours, with the range that covers the middle half.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def parse_args(description, **extra):
+    """--quick, --json FILE, --threads N and flags of the benchmark's own, name=(default, help)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, small sizes only")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    for name, (default, text) in extra.items():
+        kind = type(default)
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} ({default})")
+    args = parser.parse_args()
+    # Before the libraries are loaded: they read it once.
+    os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(args.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    return args
+
+
+def machine(threads):
+    """Date, processor, threads, and the versions of the libraries that are loaded."""
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    libraries = ("torch", "transformers", "tokenizers", "tensorflow", "numpy")
+    versions = {
+        library: getattr(sys.modules.get(library), "__version__", None) for library in libraries
+    }
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": name,
+        "threads": threads,
+        "python": platform.python_version(),
+        **{library: version for library, version in versions.items() if version},
+    }
+
+
+def interleave(contenders, rounds, warmup=1):
+    """Calls each of {name: function of the round's number} in turn, round by round.
+
+    Returns {name: [seconds, one a round]}.
+    """
+    seconds = {name: [] for name in contenders}
+    for number in range(-warmup, rounds):
+        for name, function in contenders.items():
+            start = time.perf_counter()
+            function(max(number, 0))
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values):
+    """Median and middle half of some figures."""
+    values = sorted(values)
+    low, high = values[len(values) // 4], values[(3 * len(values) - 1) // 4]
+    return {"median": statistics.median(values), "low": low, "high": high}
+
+
+def ratios(seconds, baseline):
+    """How many times `baseline`'s speed each contender has, from neighbours in time."""
+    return {
+        name: spread([b / a for a, b in zip(times, seconds[baseline])])
+        for name, times in seconds.items()
+    }
+
+
+def text(figure):
+    return f"{figure['median']:.2f} ({figure['low']:.2f}–{figure['high']:.2f})"
+
+
+def table(title, header, rows):
+    """Prints a Markdown table."""
+    print(f"\n{title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+def finish(args, figures):
+    """Prints the machine and writes the JSON file."""
+    facts = machine(args.threads)
+    print("\n" + ", ".join(f"{name} {value}" for name, value in facts.items()))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"machine": facts, "command": sys.argv, "figures": figures}, file, indent=1)
+
+
+# The two model shapes, and where data and vocabulary come from.
+
+SHAPES = {
+    "384-wide": {
+        "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+    "BERT-Base": {
+        "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+}  # fmt: skip
+
+
+def folder(variable, sample):
+    return os.environ.get(variable) or str(ROOT / "samples" / sample)
+
+
+def mrpc_dir():
+    return (
+        str(Path(os.environ["GLUE_DIR"]) / "MRPC")
+        if "GLUE_DIR" in os.environ
+        else folder("", "MRPC")
+    )
+
+
+def squad_dir():
+    return folder("SQUAD_DIR", "SQuAD")
+
+
+def vocab_file():
+    """$BERT_BASE_DIR's vocabulary, or that of the demo's checkpoint (make checkpoint)."""
+    base = os.environ.get("BERT_BASE_DIR") or ROOT / ".demo" / "tensorflow"
+    path = Path(base) / "vocab.txt"
+    if not path.exists():
+        sys.exit(f"{path} does not exist: set BERT_BASE_DIR, or run make checkpoint")
+    return str(path)

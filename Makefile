@@ -13,6 +13,9 @@ PT := $(DEMO)/pytorch
 # The user's data where the variables are set, else the project's own samples.
 MRPC := $(if $(GLUE_DIR),$(GLUE_DIR)/MRPC,samples/MRPC)
 SQUAD := $(if $(SQUAD_DIR),$(SQUAD_DIR),samples/SQuAD)
+# The samples are so small that a few epochs teach nothing.
+MRPC_EPOCHS := $(if $(GLUE_DIR),3,10)
+SQUAD_EPOCHS := $(if $(SQUAD_DIR),2,15)
 MODEL := --vocab_file $(TF)/vocab.txt --bert_config_file $(TF)/bert_config.json \
 	--init_checkpoint $(PT)/pytorch_model.bin
 
@@ -21,12 +24,12 @@ demo: $(PT)/pytorch_model.bin
 	@echo "== Fine-tuning on sentence pairs of $(MRPC)"
 	$(BIN)/python run_classifier.py --task_name MRPC --do_train --do_eval --data_dir $(MRPC) \
 		$(MODEL) --max_seq_length 128 --train_batch_size 32 --learning_rate 1e-4 \
-		--num_train_epochs 3 --bf16 --output_dir $(DEMO)/mrpc --overwrite_output_dir
+		--num_train_epochs $(MRPC_EPOCHS) --bf16 --output_dir $(DEMO)/mrpc --overwrite_output_dir
 	@echo "== Fine-tuning on questions of $(SQUAD), and answering others"
 	$(BIN)/python run_squad.py --do_train --train_file $(SQUAD)/train-v1.1.json \
 		--do_predict --predict_file $(SQUAD)/dev-v1.1.json \
 		$(MODEL) --max_seq_length 384 --doc_stride 128 --train_batch_size 12 \
-		--learning_rate 1e-4 --num_train_epochs 2 --bf16 \
+		--learning_rate 1e-4 --num_train_epochs $(SQUAD_EPOCHS) --bf16 \
 		--output_dir $(DEMO)/squad --overwrite_output_dir
 	@echo "== The official metric, once more, from the files"
 	$(BIN)/python squad_metrics.py $(SQUAD)/dev-v1.1.json $(DEMO)/squad/predictions.json

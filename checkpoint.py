@@ -26,7 +26,7 @@ NEUTRAL = {
     "do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size", "predict_file",
     "output_dir", "data_dir", "train_file", "overwrite_output_dir", "save_checkpoints_steps",
     "keep_checkpoints", "local_rank", "no_cuda", "gradient_accumulation_steps", "n_best_size",
-    "max_answer_length", "null_score_diff_threshold", "verbose_logging", "loss_scale",
+    "max_answer_length", "null_score_diff_threshold", "verbose_logging",
     *MEANINGLESS,
 }  # fmt: skip
 

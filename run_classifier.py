@@ -255,6 +255,8 @@ def evaluate(logits, features, batch_size, metrics, global_step):
     """Google's figures, and the task's own, from the logits [examples, labels]."""
     labels = np.array([feature.label_id for feature in features])
     logits, predictions = torch.from_numpy(logits), logits.argmax(axis=1)
+    if len(set(predictions.tolist())) == 1 and len(set(labels.tolist())) > 1:
+        print("warning: every example is given the same label; if it was trained, try another seed")
     losses = classification_loss(logits, torch.from_numpy(labels)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]

@@ -12,6 +12,7 @@ once, not once per question, and the masks and maps of a window are views.
 import functools
 import json
 import math
+import os
 import re
 from collections import defaultdict, namedtuple
 from collections.abc import Mapping
@@ -544,8 +545,10 @@ def _compute_softmax(scores):
 
 
 def _write_json(path, value):
-    with open(path, "w", encoding="utf-8", newline="\n") as writer:
+    aside = f"{path}.tmp"
+    with open(aside, "w", encoding="utf-8", newline="\n") as writer:
         writer.write(json.dumps(value, indent=4) + "\n")
+    os.replace(aside, path)
 
 
 def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False):

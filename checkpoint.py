@@ -192,6 +192,7 @@ def newest_checkpoint(args, runtime, decisive):
 
 
 def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
+    """Writes a checkpoint. Raises ValueError, keeping those there, where a weight is no number."""
     if runtime.is_main:
         state = {
             "step": step,
@@ -200,6 +201,9 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
             "scale": vars(scale) if scale else None,
             "decisive": decisive,
         }
+        for name, tensor in state["model"].items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} is not finite after step {step}: stopped, not saved")
         save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
         for path in list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]:
             os.remove(path)

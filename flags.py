@@ -123,6 +123,8 @@ def run(main):
     except (ValueError, OSError) as error:
         if os.environ.get("BERT_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            error = f"{error.filename}: {error.strerror}"
         sys.stdout.flush()
         os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
         sys.exit(2)

@@ -5,69 +5,49 @@ computes the same numbers to rounding error, but works only on tokens: padding i
 the attention mask is known, and everything runs on one packed matrix with a row per token. Only
 attention looks at single sequences; the heads read the rows that they need.
 
-Letters in the shape comments:
-
-    B  sequences in the batch        P  packed tokens, over all sequences of the batch
-    S  width of the input, padded    R  packed rows that a head reads
-    F  query positions (from)        N  attention heads
-    T  key positions (to)            H  size of one head, so that hidden_size = N*H
+The letters in the shape comments are explained in packing.py.
 """
 
 import json
-import math
 import os
 import re
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Google adds this to the attention scores and so hides a position. It is not -inf: a row that
-# attends nothing then softmaxes its true scores (modeling.py:720 of google-research/bert).
-MASKED_SCORE = -10000.0
+from packing import MASKED_SCORE, PackedAttention, Packing, dropout, padded_attention
+
 LAYER_NORM_EPSILON = 1e-12
 
 
-def gelu(x):
-    """Gaussian error linear unit, x·Φ(x), in the exact form with erf (arXiv:1606.08415)."""
-    return F.gelu(x)
-
-
-def gelu_new(x):
-    """GELU in the tanh approximation, which Google's repository uses since February 2019."""
-    return F.gelu(x, approximate="tanh")
-
+gelu = F.gelu  # x·Φ(x), in the exact form with erf (arXiv:1606.08415)
 
 ACTIVATIONS = {
     "gelu": gelu,
-    "gelu_new": gelu_new,
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # Google's since February 2019
     "relu": F.relu,
     "tanh": torch.tanh,
-    "linear": lambda x: x,
+    "linear": nn.Identity(),
 }
 
 
 def get_activation(activation):
-    """The function of that name; what is not a string is taken to be a function already.
-
-    Raises ValueError for a name that is not in ACTIVATIONS.
-    """
-    if not isinstance(activation, str):
-        return activation
-    name = activation.lower()
-    if name not in ACTIVATIONS:
+    """The function of that name (ValueError for an unknown one); a function is taken as it is."""
+    name = activation.lower() if isinstance(activation, str) else None
+    if name is not None and name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    return ACTIVATIONS.get(name, activation)
 
 
 @dataclass
 class BertConfig:
-    """The shape of a BERT, as in Google's `bert_config.json`.
+    """The shape of a BERT, as in Google's `bert_config.json`; ValueError where it is contradictory.
 
     `extra` holds the keys of the file that mean nothing here; they are written back.
-    Raises ValueError where the sizes contradict each other.
     """
 
     vocab_size: int
@@ -88,15 +68,15 @@ class BertConfig:
             value = getattr(self, item.name)
             if item.type is int and (type(value) is not int or value < 1):
                 raise ValueError(f"{item.name} is {value!r}, which is not a whole number above 0")
-            if item.type is float:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                if not number or not 0 <= value < 1:
-                    raise ValueError(f"{item.name} is {value!r}, which is not between 0 and 1")
+            number = type(value) in (int, float)
+            if item.type is float and not (number and 0 <= value < 1):
+                raise ValueError(f"{item.name} is {value!r}, which is not between 0 and 1")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+            sizes = (
+                f"hidden_size {self.hidden_size}",
+                f"num_attention_heads {self.num_attention_heads}",
             )
+            raise ValueError("{} is not a multiple of {}".format(*sizes))
         get_activation(self.hidden_act)
 
     @classmethod
@@ -107,8 +87,8 @@ class BertConfig:
         if "vocab_size" not in values:
             raise ValueError("vocab_size is missing")
         known = {item.name for item in fields(cls)} - {"extra"}
-        own = {key: value for key, value in values.items() if key in known}
-        return cls(**own, extra={key: values[key] for key in values if key not in known})
+        extra = {key: values[key] for key in values if key not in known}
+        return cls(**{key: values[key] for key in values if key in known}, extra=extra)
 
     @classmethod
     def from_json_file(cls, path):
@@ -127,61 +107,8 @@ class BertConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-class Packing:
-    """Which positions of a [B, S] batch are computed, and where each stands in the packed matrix.
-
-    Kept are the positions that are attended, [CLS] (column 0) always, and the whole row where
-    nothing is attended; with `compute_padding` every position. The masked positions that Google's
-    graph computes besides receive a weight of exactly 0, so the tokens' numbers are the same.
-
-    source    [P]     position of each packed token in the flattened [B*S] input
-    row_of    [B, S]  packed row of each position, -1 where it is not computed
-    lengths   list    kept positions of each sequence
-    bias      [P]     MASKED_SCORE for kept positions that are not attended; None if there are none
-    """
-
-    def __init__(self, attention_mask, compute_padding=False, device=None):
-        attended = attention_mask != 0
-        kept = attended | ~attended.any(dim=1, keepdim=True)
-        kept[:, 0] = True
-        if compute_padding:
-            kept = torch.ones_like(kept)
-        flat = kept.flatten()
-        source = flat.nonzero().squeeze(1)
-        row_of = torch.where(flat, flat.cumsum(0) - 1, -1).view_as(kept)
-        self.lengths = kept.sum(dim=1).tolist()
-        self.shape = kept.shape
-        hidden = ~attended.flatten()[source]
-        self.bias = None
-        if hidden.any():
-            self.bias = (hidden * MASKED_SCORE).to(device, non_blocking=True)
-        self.source = source.to(device, non_blocking=True)
-        self.row_of = row_of.to(device, non_blocking=True)
-
-    def pack(self, values):
-        """[B, S] -> [P]"""
-        return values.flatten()[self.source.to(values.device)].to(self.source.device)
-
-    def unpack(self, packed, fill):
-        """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
-        flat = packed.new_full((self.shape[0] * self.shape[1], *packed.shape[1:]), fill)
-        return flat.index_copy(0, self.source, packed).unflatten(0, self.shape)
-
-    def first(self):
-        """Packed rows of the [CLS] tokens, [B]."""
-        return self.row_of[:, 0]
-
-    def rows(self, positions):
-        """[B, M] positions in each sequence -> [B*M] packed rows."""
-        return self.row_of.gather(1, positions.to(self.row_of.device)).flatten()
-
-
-def dropout(x, probability, training):
-    return F.dropout(x, probability, training) if probability else x
-
-
 class TokenLookup(torch.autograd.Function):
-    """Rows of `weight`; the backward pass also sums the squares of the single rows' gradients.
+    """Rows of a word table; the backward pass also sums the squares of the single rows' gradients.
 
     TensorFlow's gradient of a look-up is a list of rows, one a token, and its global norm is taken
     over that list, before rows of the same word are added up (quirk of optimization.py:74). The sum
@@ -189,25 +116,27 @@ class TokenLookup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight, ids, squared_norm):
+    def forward(ctx, weight, squared_norm, ids, words):
         ctx.save_for_backward(ids)
-        ctx.shape = weight.shape
+        ctx.words = words
         return weight[ids]
 
     @staticmethod
     def backward(ctx, grad):
-        (ids,) = ctx.saved_tensors
-        grad_weight = grad.new_zeros(ctx.shape).index_add_(0, ids, grad)
+        spare, ctx.words.spare = ctx.words.spare, None
+        table = torch.zeros_like(ctx.words.weight) if spare is None else spare.zero_()
         flat = grad.flatten()
-        return grad_weight, None, flat.dot(flat)
+        return table.index_add_(0, *ctx.saved_tensors, grad), flat.dot(flat), None, None
 
 
 class WordEmbeddings(nn.Embedding):
     """The word table, which the masked-LM head shares.
 
-    `squared_norm` and `decoder_grad_of` take part only once `track_norm` was called, as
+    `squared_norm` and `decoder_weight` take part only once `track_norm` was called, as
     `optimization.create_optimizer` does: BERT's clipping needs the gradient's two sources apart.
     """
+
+    spare = None  # Memory of the last gradient, used again: new pages cost 1 to 2 % of a step.
 
     def __init__(self, vocab_size, hidden_size):
         super().__init__(vocab_size, hidden_size)
@@ -221,7 +150,7 @@ class WordEmbeddings(nn.Embedding):
 
     def forward(self, ids):
         if self.squared_norm.requires_grad and torch.is_grad_enabled():
-            return TokenLookup.apply(self.weight, ids, self.squared_norm)
+            return TokenLookup.apply(self.weight, self.squared_norm, ids, self)
         return super().forward(ids)
 
     def decode(self, hidden_states, bias):
@@ -261,28 +190,15 @@ class BertSelfAttention(nn.Module):
     def forward(self, hidden_states, packing):
         """[P, N*H] -> [P, N*H]"""
         layers = (self.query, self.key, self.value)
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
+        weight, bias = (
+            torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias")
+        )
         qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        return attention(qkv, packing, self.num_heads, dropout_prob)
-
-
-def attention(qkv, packing, num_heads, dropout_prob):
-    """Softmax attention inside each sequence: packed [P, 3*N*H] -> [P, N*H]."""
-    biases = [None] * len(packing.lengths)
-    if packing.bias is not None:
-        biases = packing.bias.split(packing.lengths)
-    context = []
-    for one, bias in zip(qkv.split(packing.lengths), biases):
-        query, key, value = one.unflatten(1, (3, num_heads, -1)).permute(1, 2, 0, 3)  # [N, F, H]
-        scores = query @ key.transpose(1, 2)  # [N, F, T]
-        scores = scores.float() * (1.0 / math.sqrt(query.shape[-1]))
-        if bias is not None:
-            scores = scores + bias
-        probs = dropout(scores.softmax(dim=-1), dropout_prob, True).to(value.dtype)
-        context.append((probs @ value).transpose(0, 1).flatten(1))  # [F, N*H]
-    return torch.cat(context)
+        probability = self.dropout_prob if self.training else 0.0
+        if qkv.device.type != "cpu":
+            return padded_attention(qkv, packing, self.num_heads, probability)
+        with torch.autocast("cpu", enabled=False):
+            return PackedAttention.apply(qkv, packing, self.num_heads, probability)
 
 
 class BertSelfOutput(nn.Module):
@@ -347,12 +263,10 @@ class BertEncoder(nn.Module):
 
     def forward(self, hidden_states, packing, rows=None):
         """The packed output of every layer; of the last one only `rows`, where they are given."""
-        outputs = []
-        for index, layer in enumerate(self.layer, start=1):
-            last = index == len(self.layer)
-            hidden_states = layer(hidden_states, packing, rows if last else None)
-            outputs.append(hidden_states)
-        return outputs
+        outputs = [hidden_states]
+        for layer in self.layer[:-1]:
+            outputs.append(layer(outputs[-1], packing))
+        return [*outputs[1:], self.layer[-1](outputs[-1], packing, rows)]
 
 
 class BertPooler(nn.Module):
@@ -367,12 +281,9 @@ class BertPooler(nn.Module):
 
 
 class BertModel(nn.Module):
-    """The encoder: token ids to hidden states.
+    """The encoder: token ids to hidden states."""
 
-    `compute_padding` (an attribute) computes padding positions too, as Google's graph does.
-    """
-
-    compute_padding = False
+    compute_padding = False  # True: computes padding positions too, as Google's graph does
 
     def __init__(self, config):
         super().__init__()
@@ -385,18 +296,14 @@ class BertModel(nn.Module):
     def encode(self, input_ids, token_type_ids=None, attention_mask=None, rows=None):
         """Three [B, S] -> (Packing, packed [P, hidden] of every layer).
 
-        `rows` is a function that gets the Packing and returns the packed rows [R] that are read;
-        the last layer then computes only those.
-
-        The inputs may lie on the host while the weights are on a GPU: the packing is then known
-        without waiting for the device, and only tokens travel.
+        `rows` maps the Packing to the packed rows [R] that are read; the last layer computes only
+        those. The inputs may lie on the host while the weights are on a GPU: the packing is then
+        known without waiting for the device, and only tokens travel.
         """
         config, (batch, width) = self.config, input_ids.shape
         if width > config.max_position_embeddings:
-            raise ValueError(
-                f"a sequence of {width} tokens exceeds the model's "
-                f"{config.max_position_embeddings} positions"
-            )
+            limit = f"the model's {config.max_position_embeddings} positions"
+            raise ValueError(f"a sequence of {width} tokens exceeds {limit}")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if token_type_ids is None:
@@ -407,11 +314,9 @@ class BertModel(nn.Module):
             check_range("token type id", token_type_ids, config.type_vocab_size)
         device = self.embeddings.word_embeddings.weight.device
         packing = Packing(attention_mask, self.compute_padding, device)
-        hidden_states = self.embeddings(
-            packing.pack(input_ids), packing.pack(token_type_ids), packing.source % width
-        )
-        read = rows(packing) if rows else None
-        return packing, self.encoder(hidden_states, packing, read)
+        ids, types = packing.pack(input_ids), packing.pack(token_type_ids)
+        hidden_states = self.embeddings(ids, types, packing.source % width)
+        return packing, self.encoder(hidden_states, packing, rows and rows(packing))
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         """Three [B, S] -> (list of [B, S, hidden], one a layer; pooled output [B, hidden]).
@@ -439,7 +344,7 @@ class Float32Linear(nn.Linear):
 
 
 def initialize(module, config):
-    """Google's initialisation: normal with σ = initializer_range, cut at 2σ; biases 0, LayerNorm 1."""
+    """Google's weights: normal with σ = initializer_range, cut at 2σ; biases 0, LayerNorm 1."""
     deviation = config.initializer_range
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):
@@ -466,55 +371,40 @@ class BertLMPredictionHead(nn.Module):
         return word_embeddings.decode(hidden_states, self.bias)
 
 
-class BertPreTrainingHeads(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.predictions = BertLMPredictionHead(config)
-        self.seq_relationship = Float32Linear(config.hidden_size, 2)
-
-
 class BertForPreTraining(nn.Module):
     """Masked-LM and next-sentence heads, as in run_pretraining.py of google-research/bert."""
 
     def __init__(self, config):
         super().__init__()
         self.bert = BertModel(config)
-        self.cls = BertPreTrainingHeads(config)
+        self.cls = nn.Module()
+        self.cls.predictions = BertLMPredictionHead(config)
+        self.cls.seq_relationship = Float32Linear(config.hidden_size, 2)
         initialize(self.cls, config)
 
-    def forward(
-        self,
-        input_ids,
-        token_type_ids=None,
-        attention_mask=None,
-        masked_lm_positions=None,
-        masked_lm_ids=None,
-        masked_lm_weights=None,
-        next_sentence_labels=None,
-    ):
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None,
+                masked_lm_positions=None, masked_lm_ids=None, masked_lm_weights=None,
+                next_sentence_labels=None):  # fmt: skip
         """Scores of the masked positions [B, M, vocab] and of the next sentence [B, 2].
 
         input_ids, token_type_ids, attention_mask [B, S]; masked_lm_positions, _ids, _weights
-        [B, M]; next_sentence_labels [B], where 1 means a random next sentence. Without
-        masked_lm_positions every position is scored, [B, S, vocab], with MASKED_SCORE where nothing
-        is computed. Given ids, weights and labels, it returns (loss, (scores, next-sentence scores)).
+        [B, M]; next_sentence_labels [B], where 1 means a random next sentence. Without positions
+        all are scored, [B, S, vocab], with MASKED_SCORE where nothing is computed. Given ids,
+        weights and labels, it returns (loss, (scores, next-sentence scores)).
         """
-        inputs, bert = (input_ids, token_type_ids, attention_mask), self.bert
-        if masked_lm_positions is None:
-            packing, layers = bert.encode(*inputs)
-            first, masked = layers[-1][packing.first()], layers[-1]
+        inputs, positions = (input_ids, token_type_ids, attention_mask), masked_lm_positions
+        words = self.bert.embeddings.word_embeddings
+        if positions is None:
+            packing, (*_, masked) = self.bert.encode(*inputs)
+            first = masked[packing.first()]
+            scores = packing.unpack(self.cls.predictions(masked, words), MASKED_SCORE)
         else:
-            batch = input_ids.shape[0]
-            packing, layers = bert.encode(
-                *inputs, lambda p: torch.cat([p.first(), p.rows(masked_lm_positions)])
+            _, layers = self.bert.encode(
+                *inputs, lambda packing: torch.cat([packing.first(), packing.rows(positions)])
             )
-            first, masked = layers[-1][:batch], layers[-1][batch:]
-        scores = self.cls.predictions(masked, bert.embeddings.word_embeddings)  # [R, vocab]
-        if masked_lm_positions is None:
-            scores = packing.unpack(scores, MASKED_SCORE)
-        else:
-            scores = scores.unflatten(0, masked_lm_positions.shape)
-        next_scores = self.cls.seq_relationship(bert.pooler(first))
+            first, masked = layers[-1].split([len(input_ids), positions.numel()])
+            scores = self.cls.predictions(masked, words).unflatten(0, positions.shape)
+        next_scores = self.cls.seq_relationship(self.bert.pooler(first))
         if masked_lm_ids is None:
             return scores, next_scores
         loss = masked_lm_loss(scores, masked_lm_ids, masked_lm_weights)
@@ -558,14 +448,8 @@ class BertForQuestionAnswering(nn.Module):
         self.qa_outputs = Float32Linear(config.hidden_size, 2)
         initialize(self.qa_outputs, config)
 
-    def forward(
-        self,
-        input_ids,
-        token_type_ids=None,
-        attention_mask=None,
-        start_positions=None,
-        end_positions=None,
-    ):
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None,
+                start_positions=None, end_positions=None):  # fmt: skip
         """Three [B, S] -> (start logits, end logits), each [B, S]; MASKED_SCORE on padding.
 
         With start_positions and end_positions [B] it returns (mean loss, (start, end logits)).
@@ -604,9 +488,11 @@ def masked_lm_loss(scores, ids, weights, total_weight=None):
     """
     ids, weights = ids.to(scores.device).flatten(), weights.to(scores.device).flatten()
     losses = F.cross_entropy(scores.flatten(0, 1).float(), ids, reduction="none")
-    return (losses * weights).sum() / (
-        (weights.sum() if total_weight is None else total_weight) + 1e-5
-    )
+    total_weight = weights.sum() if total_weight is None else total_weight
+    return (losses * weights).sum() / (total_weight + 1e-5)
+
+
+WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
 
 
 def read_state_dict(path):
@@ -616,10 +502,9 @@ def read_state_dict(path):
     FileNotFoundError or ValueError, naming the file.
     """
     if os.path.isdir(path):
-        names = ("pytorch_model.bin", "model.safetensors")
-        found = [name for name in names if os.path.exists(os.path.join(path, name))]
+        found = [name for name in WEIGHT_FILES if os.path.exists(os.path.join(path, name))]
         if not found:
-            raise FileNotFoundError(f"{path} holds neither {names[0]} nor {names[1]}")
+            raise FileNotFoundError(f"{path} holds neither {' nor '.join(WEIGHT_FILES)}")
         path = os.path.join(path, found[0])
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist")
@@ -630,8 +515,7 @@ def read_state_dict(path):
             weights = load_file(path)
         else:
             archived = zipfile.is_zipfile(path)  # Files of PyTorch before 1.6 are not.
-            damaged = zipfile.ZipFile(path).testzip() if archived else None
-            if damaged:
+            if archived and (damaged := zipfile.ZipFile(path).testzip()):
                 raise ValueError(f"the checksum of {damaged} is wrong")
             weights = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
     except ImportError:
@@ -641,9 +525,8 @@ def read_state_dict(path):
     except Exception as error:  # The readers raise nearly every type on damaged bytes.
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is damaged, or no file of PyTorch weights: {reason}") from None
-    if not isinstance(weights, dict) or not all(
-        isinstance(v, torch.Tensor) for v in weights.values()
-    ):
+    values = weights.values() if isinstance(weights, dict) else [None]
+    if not all(isinstance(value, torch.Tensor) for value in values):
         raise ValueError(f"{path} is not a state dict: it holds other things than tensors")
     return weights
 
@@ -655,7 +538,7 @@ def standard_name(name):
     return re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name))
 
 
-# Files that other libraries write repeat what two parts of the model share.
+# Files of other libraries repeat what two parts of the model share.
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -679,17 +562,14 @@ def load_weights(model, path_or_state_dict):
         if tensor is not None and not torch.equal(given.setdefault(original, tensor), tensor):
             raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
     targets = {standard_name(name): tensor for name, tensor in model.named_parameters()}
-    fitting = {
-        name for name in targets if name in given and given[name].shape == targets[name].shape
-    }
+    shapes = {name: list(tensor.shape) for name, tensor in given.items()}
+    fitting = {name for name in targets if shapes.get(name) == list(targets[name].shape)}
     unread = "bert.pooler." if isinstance(model, BertForQuestionAnswering) else "cls."
     unfilled = sorted(targets.keys() - fitting)
     for name in unfilled:
         if name.startswith("bert.") and not name.startswith(unread):
-            found = f"is {list(given[name].shape)}" if name in given else "is missing"
-            raise ValueError(
-                f"{source}: {name} {found}, the model's is {list(targets[name].shape)}"
-            )
+            found, wanted = shapes.get(name, "missing"), list(targets[name].shape)
+            raise ValueError(f"{source}: {name} is {found}, the model's is {wanted}")
     with torch.no_grad():
         for name in fitting:
             targets[name].copy_(given[name])

@@ -14,63 +14,48 @@ from torch.optim import Optimizer
 # PyTorch's fused AdamW is the same formula but for the bias correction 1 - β^step, for which it has
 # no switch: with so large a step the correction is exactly 1, also in float32.
 NO_BIAS_CORRECTION = 1e8
+UNUSED = {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "found_inf": None}
 NO_DECAY = ("bias", "LayerNorm.weight")
 
 
 def warmup_linear(x, warmup=0.002):
-    """Rises from 0 to 1 until `warmup`, then is 1 - x, which jumps there as Google's schedule does.
+    """Share of the peak rate at x, the share of the training that is done, as float32.
 
-    x and warmup are shares of the training, from 0 to 1. float32, as TensorFlow computes it.
+    As all schedules it rises from 0 to 1 until `warmup`. Then it is 1 - x: as Google's, it jumps.
     """
     return np.float32(x / warmup) if x < warmup else np.float32(1) - np.float32(x)
 
 
 def warmup_constant(x, warmup=0.002):
-    """Rises from 0 to 1 until `warmup`, then stays."""
-    return np.float32(x / warmup) if x < warmup else np.float32(1)
+    """Rises, then stays."""
+    return np.float32(x / warmup if x < warmup else 1)
 
 
 def warmup_cosine(x, warmup=0.002):
-    """Rises from 0 to 1 until `warmup`, then follows half a cosine to 0."""
+    """Rises, then follows half a cosine to 0."""
     return np.float32(x / warmup if x < warmup else 0.5 * (1.0 + math.cos(math.pi * x)))
 
 
-SCHEDULES = {
-    "warmup_linear": warmup_linear,
-    "warmup_constant": warmup_constant,
-    "warmup_cosine": warmup_cosine,
-}
+SCHEDULES = {f.__name__: f for f in (warmup_linear, warmup_constant, warmup_cosine)}
 
 
 class BERTAdam(Optimizer):
     """BERT's Adam; `step()` clips the gradients, looks up the learning rate and updates.
 
-    lr               peak learning rate
-    warmup           share of t_total over which the rate rises; -1 for none
-    t_total          steps in all; -1 for a constant rate without a schedule
-    schedule         a name from SCHEDULES
-    b1, b2, e        β1, β2 and ε of Adam
+    lr                 peak learning rate, which `schedule` (a name from SCHEDULES) shapes
+    warmup             share of t_total over which the rate rises; -1 for none
+    t_total            steps in all; -1 for a constant rate without a schedule
+    b1, b2, e          β1, β2 and ε of Adam
     weight_decay_rate  decoupled decay; a parameter group may carry its own
-    max_grad_norm    bound of the global norm; -1 for none
-    tracked          word-embedding modules whose gradient is normed by its sources (see step)
+    max_grad_norm      bound of the global norm; -1 for none
+    tracked            word tables whose gradient is normed by its sources (see global_norm)
 
     A parameter without a gradient is left alone: neither moments nor decay, as in TensorFlow.
     """
 
-    def __init__(
-        self,
-        params,
-        lr,
-        warmup=-1,
-        t_total=-1,
-        schedule="warmup_linear",
-        b1=0.9,
-        b2=0.999,
-        e=1e-6,
-        weight_decay_rate=0.01,
-        max_grad_norm=1.0,
-        tracked=(),
-    ):
+    def __init__(self, params, lr, warmup=-1, t_total=-1, schedule="warmup_linear",
+                 b1=0.9, b2=0.999, e=1e-6, weight_decay_rate=0.01, max_grad_norm=1.0,
+                 tracked=()):  # fmt: skip
         if schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {schedule!r}: use one of {', '.join(SCHEDULES)}")
         for name, value, limit in (("lr", lr, math.inf), ("b1", b1, 1), ("b2", b2, 1), ("e", e, 1)):
@@ -78,20 +63,10 @@ class BERTAdam(Optimizer):
                 raise ValueError(f"{name} is {value}, which is not in [0, {limit})")
         if not (warmup == -1 or 0 <= warmup <= 1):
             raise ValueError(f"warmup is {warmup}, which is neither -1 nor in [0, 1]")
-        defaults = {
-            "lr": lr,
-            "warmup": warmup,
-            "t_total": t_total,
-            "schedule": schedule,
-            "b1": b1,
-            "b2": b2,
-            "e": e,
-            "weight_decay_rate": weight_decay_rate,
-            "step": 0,
-        }
-        super().__init__(params, defaults)
-        self.max_grad_norm = max_grad_norm
-        self.tracked = list(tracked)
+        rate = {"lr": lr, "warmup": warmup, "t_total": t_total, "schedule": schedule, "step": 0}
+        adam = {"b1": b1, "b2": b2, "e": e, "weight_decay_rate": weight_decay_rate}
+        super().__init__(params, rate | adam)
+        self.max_grad_norm, self.tracked = max_grad_norm, list(tracked)
 
     def get_lr(self, group=None):
         """The learning rate of the coming step, as float32."""
@@ -114,17 +89,13 @@ class BERTAdam(Optimizer):
         that comes from a decoder which shares the table (quirk of optimization.py:74).
         """
         by_source = {id(words.weight) for words in self.tracked}
-        grads = [
-            p.grad
-            for group in self.param_groups
-            for p in group["params"]
-            if p.grad is not None and id(p) not in by_source
-        ]
-        squares = [words.squared_norm.grad for words in self.tracked]
-        grads += [words.decoder_weight.grad for words in self.tracked]
-        norms = torch._foreach_norm([grad for grad in grads if grad is not None])
-        squares += [torch.stack(norms).square().sum()]
-        return torch.stack([square for square in squares if square is not None]).sum().sqrt()
+        params = [words.decoder_weight for words in self.tracked]
+        for group in self.param_groups:
+            params += [p for p in group["params"] if id(p) not in by_source]
+        norms = torch._foreach_norm([p.grad for p in params if p.grad is not None])
+        rows = [words.squared_norm.grad for words in self.tracked]
+        squares = [torch.stack(norms).square().sum(), *(x for x in rows if x is not None)]
+        return torch.stack(squares).sum().sqrt()
 
     @torch.no_grad()
     def step(self, closure=None, loss_scale=1.0):
@@ -141,49 +112,38 @@ class BERTAdam(Optimizer):
         if self.max_grad_norm > 0:
             divisor = divisor * (norm / self.max_grad_norm).clamp(min=1.0)
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if not self.state[p]:
-                    self.state[p]["adam_m"] = torch.zeros_like(p)
-                    self.state[p]["adam_v"] = torch.zeros_like(p)
-            if params:
-                lr = float(self.get_lr(group))
-                # Not left to the kernel, whose CPU code multiplies by 1 - lr * decay: float32 has
-                # no number near 1 - 2e-7, so that the decay would be off by up to a fifth.
-                if group["weight_decay_rate"]:
-                    torch._foreach_add_(params, params, alpha=-lr * group["weight_decay_rate"])
-                torch._fused_adamw_(
-                    params,
-                    [p.grad for p in params],
-                    [self.state[p]["adam_m"] for p in params],
-                    [self.state[p]["adam_v"] for p in params],
-                    [],
-                    [torch.full_like(norm, NO_BIAS_CORRECTION) for p in params],
-                    lr=lr,
-                    beta1=group["b1"],
-                    beta2=group["b2"],
-                    weight_decay=0.0,
-                    eps=group["e"],
-                    amsgrad=False,
-                    maximize=False,
-                    grad_scale=divisor,
-                    found_inf=None,
-                )
+            if params := [p for p in group["params"] if p.grad is not None]:
+                self.update(params, group, divisor)
             group["step"] += 1
         return norm
 
+    def update(self, params, group, divisor):
+        """One fused call for parameters of a group whose gradients are too large by `divisor`."""
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"adam_m": torch.zeros_like(p), "adam_v": torch.zeros_like(p)}
+        lr = float(self.get_lr(group))
+        # Not left to the kernel, whose CPU code multiplies by 1 - lr * decay: float32 has no number
+        # near 1 - 2e-7, so that the decay would be off by up to a fifth.
+        if group["weight_decay_rate"]:
+            torch._foreach_add_(params, params, alpha=-lr * group["weight_decay_rate"])
+        grads = [p.grad for p in params]
+        m, v = ([self.state[p][moment] for p in params] for moment in ("adam_m", "adam_v"))
+        steps = [torch.full_like(divisor, NO_BIAS_CORRECTION)] * len(params)
+        adam = {"lr": lr, "beta1": group["b1"], "beta2": group["b2"], "eps": group["e"]}
+        torch._fused_adamw_(params, grads, m, v, [], steps, grad_scale=divisor, **adam, **UNUSED)
+
     def zero_grad(self, set_to_none=True):
-        super().zero_grad(set_to_none)
         for words in self.tracked:
-            words.squared_norm.grad = words.decoder_weight.grad = None
+            # On a CPU the memory is kept for the next gradient: new pages are slow.
+            words.spare = words.weight.grad if words.weight.device.type == "cpu" else None
+            words.weight.grad = words.squared_norm.grad = words.decoder_weight.grad = None
+        super().zero_grad(set_to_none)
 
 
 def decay_groups(model, weight_decay_rate=0.01):
     """Two parameter groups: what decays, and LayerNorm and biases, which do not."""
-    groups = [
-        {"params": [], "weight_decay_rate": weight_decay_rate},
-        {"params": [], "weight_decay_rate": 0.0},
-    ]
+    groups = [{"params": [], "weight_decay_rate": rate} for rate in (weight_decay_rate, 0.0)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name.endswith(NO_DECAY)]["params"].append(parameter)
@@ -196,6 +156,5 @@ def create_optimizer(model, init_lr, num_train_steps, num_warmup_steps, schedule
     for words in tracked:
         words.track_norm()
     warmup = num_warmup_steps / num_train_steps if num_warmup_steps else -1
-    return BERTAdam(
-        decay_groups(model), init_lr, warmup, num_train_steps, schedule, tracked=tracked
-    )
+    groups = decay_groups(model)
+    return BERTAdam(groups, init_lr, warmup, num_train_steps, schedule, tracked=tracked)

@@ -40,24 +40,25 @@ class InputExample:
 
 @dataclass(eq=False)
 class InputFeatures:
-    """The WordPieces of an example, int32 [length] without padding, and its label's index."""
+    """The WordPieces of an example, int32 [length] without padding; its label's index or score."""
 
     input_ids: np.ndarray
     input_mask: np.ndarray
     segment_ids: np.ndarray
-    label_id: int
+    label_id: int | float
 
 
 class DataProcessor:
     """Reads the files of one task. Give these class attributes, and it is done:
 
-    labels         names in the order of the model's outputs
+    labels         names in the order of the model's outputs; none for a regression
     files          {"train": …, "dev": …, "test": …}; more sets may follow
     text_columns   of the one or two texts in a row
     label_column
     headers        sets whose first row is a header
     test_columns   text columns of the test file, where they differ
-    metrics        {name: function of (predictions, labels)} beside accuracy
+    metrics        {name: function of (predictions, labels)}, after accuracy
+    server_files   {test set: its name for the GLUE server}
     """
 
     labels = ("0", "1")
@@ -67,6 +68,7 @@ class DataProcessor:
     headers = ("train", "dev", "test")
     test_columns = None
     metrics = {}
+    server_files = {}
 
     def get_labels(self):
         return list(self.labels)
@@ -125,9 +127,8 @@ class DataProcessor:
     def _is_header(self, row, set_type, path):
         if set_type not in self.headers:
             return False
-        if not set_type.startswith("test") and row[self.label_column :][:1] in map(
-            list, zip(self.labels)
-        ):
+        labelled = not set_type.startswith("test") and len(row) > self.label_column
+        if labelled and row[self.label_column] in self.labels:
             raise ValueError(f"{path}:1 is an example, but the file should begin with a header")
         return True
 
@@ -137,6 +138,11 @@ class DataProcessor:
 
     def label(self, row, where):
         label = row[self.label_column]
+        if not self.labels:
+            try:
+                return float(label)
+            except ValueError:
+                raise ValueError(f"{where}: the score {label!r} is no number") from None
         if label not in self.labels:
             raise ValueError(f"{where}: the label {label!r} is none of {', '.join(self.labels)}")
         return label
@@ -148,6 +154,7 @@ class DataProcessor:
 class MrpcProcessor(DataProcessor):
     text_columns, label_column = (3, 4), 0
     metrics = {"eval_f1": glue_metrics.f1}
+    server_files = {"test": "MRPC.tsv"}
 
 
 class MnliProcessor(DataProcessor):
@@ -158,6 +165,7 @@ class MnliProcessor(DataProcessor):
     }  # fmt: skip
     text_columns, label_column = (8, 9), -1
     headers = tuple(files)
+    server_files = {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
 
     def guid(self, set_type, number, row):
         return f"{set_type}-{row[0]}"
@@ -167,6 +175,42 @@ class ColaProcessor(DataProcessor):
     text_columns, label_column, test_columns = (3,), 1, (1,)
     headers = ("test",)
     metrics = {"eval_mcc": glue_metrics.matthews}
+    server_files = {"test": "CoLA.tsv"}
+
+
+class Sst2Processor(DataProcessor):
+    text_columns, label_column, test_columns = (0,), 1, (1,)
+    server_files = {"test": "SST-2.tsv"}
+
+
+class StsbProcessor(DataProcessor):
+    """Similarity from 0 to 5: a regression."""
+
+    labels = ()
+    text_columns, label_column = (7, 8), 9
+    metrics = {"eval_pearson": glue_metrics.pearson, "eval_spearman": glue_metrics.spearman}
+    server_files = {"test": "STS-B.tsv"}
+
+
+class QqpProcessor(DataProcessor):
+    text_columns, label_column, test_columns = (3, 4), 5, (1, 2)
+    metrics = {"eval_f1": glue_metrics.f1}
+    server_files = {"test": "QQP.tsv"}
+
+
+class RteProcessor(DataProcessor):
+    labels = ("entailment", "not_entailment")
+    text_columns, label_column = (1, 2), 3
+    server_files = {"test": "RTE.tsv"}
+
+
+class QnliProcessor(RteProcessor):
+    server_files = {"test": "QNLI.tsv"}
+
+
+class WnliProcessor(RteProcessor):
+    labels = ("0", "1")
+    server_files = {"test": "WNLI.tsv"}
 
 
 class XnliProcessor(DataProcessor):
@@ -192,7 +236,9 @@ class XnliProcessor(DataProcessor):
 
 
 PROCESSORS = {
-    "cola": ColaProcessor, "mnli": MnliProcessor, "mrpc": MrpcProcessor, "xnli": XnliProcessor,
+    "cola": ColaProcessor, "mnli": MnliProcessor, "mrpc": MrpcProcessor, "qnli": QnliProcessor,
+    "qqp": QqpProcessor, "rte": RteProcessor, "sst-2": Sst2Processor, "sts-b": StsbProcessor,
+    "wnli": WnliProcessor, "xnli": XnliProcessor,
 }  # fmt: skip
 
 
@@ -204,7 +250,9 @@ def convert_single_example(ex_index, example, label_list, max_seq_length, tokeni
         tokenizer.encode(example.text_b) if example.text_b else [],
         vocab["[CLS]"], vocab["[SEP]"], max_seq_length,
     )  # fmt: skip
-    label_id = 0 if example.label is None else label_list.index(example.label)
+    label_id = 0 if example.label is None else example.label
+    if label_list and example.label is not None:
+        label_id = label_list.index(example.label)
     return InputFeatures(ids, np.ones_like(ids), segments, label_id)
 
 
@@ -241,10 +289,17 @@ def parse_args(argv=None):
     return args
 
 
+def losses_of(logits, labels):
+    """Each example's loss, [B, labels], [B] -> [B]: the squared error where there is one output."""
+    if logits.shape[1] > 1:
+        return classification_loss(logits, labels)
+    return (logits[:, 0] - labels.to(logits.device)) ** 2
+
+
 def loss_of(model, batch):
     """A batch's share of its step's mean loss."""
     inputs, labels, total = batch
-    return classification_loss(model(*inputs), labels).sum() / total
+    return losses_of(model(*inputs), labels).sum() / total
 
 
 def logits_of(model, batch):
@@ -254,14 +309,16 @@ def logits_of(model, batch):
 def evaluate(logits, features, batch_size, metrics, global_step):
     """Google's figures, and the task's own, from the logits [examples, labels]."""
     labels = np.array([feature.label_id for feature in features])
-    logits, predictions = torch.from_numpy(logits), logits.argmax(axis=1)
-    if len(set(predictions.tolist())) == 1 and len(set(labels.tolist())) > 1:
-        print("warning: every example is given the same label; if it was trained, try another seed")
-    losses = classification_loss(logits, torch.from_numpy(labels)).numpy()
+    losses = losses_of(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
-    results = {
-        "eval_accuracy": glue_metrics.accuracy(predictions, labels),
+    results, predictions = {}, logits[:, 0]
+    if logits.shape[1] > 1:
+        predictions = logits.argmax(axis=1)
+        results["eval_accuracy"] = glue_metrics.accuracy(predictions, labels)
+        if len(set(predictions.tolist())) == 1 < len(set(labels.tolist())):
+            print("warning: every example is given the same label; another --seed may do better")
+    results |= {
         "eval_loss": losses.mean(dtype=np.float64),
         "global_step": global_step,
         "loss": np.mean(batches),
@@ -269,11 +326,20 @@ def evaluate(logits, features, batch_size, metrics, global_step):
     return results | {name: metric(predictions, labels) for name, metric in metrics.items()}
 
 
-def write_probabilities(path, logits):
-    """Google's test_results.tsv: a row of class probabilities for each example, in file order."""
-    with checkpoint.replacing(path) as file:
-        for row in torch.from_numpy(logits).softmax(dim=1).numpy():
+def write_test_results(output_dir, logits, labels, variant, server_file):
+    """test_results.tsv as Google's, a row of class probabilities an example in file order; and,
+    for a task of GLUE's, the file that its server takes: index and label, or score."""
+    name = f"test_results_{variant}.tsv" if variant else "test_results.tsv"
+    values = torch.from_numpy(logits).softmax(dim=1).numpy() if labels else logits
+    with checkpoint.replacing(os.path.join(output_dir, name)) as file:
+        for row in values:
             file.write("\t".join(map(str, row)) + "\n")
+    print(f"{len(logits)} rows ({', '.join(labels) or 'score'}): {os.path.join(output_dir, name)}")
+    if server_file:
+        with checkpoint.replacing(os.path.join(output_dir, server_file)) as file:
+            file.write("index\tprediction\n")
+            for index, row in enumerate(logits):
+                file.write(f"{index}\t{labels[row.argmax()] if labels else f'{row[0]:.3f}'}\n")
 
 
 def main(argv=None):
@@ -297,7 +363,7 @@ def main(argv=None):
             )
             training.describe(runtime, name, features[name], args.max_seq_length, tokenizer.vocab)
 
-    model = BertForSequenceClassification(config, len(labels))
+    model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
     model.bert.compute_padding = args.compute_padding
     model.to(runtime.device)
@@ -324,16 +390,14 @@ def main(argv=None):
         )
         if logits is None:
             continue
-        suffix = f"_{variant}" if variant else ""
+        logits = np.stack(logits)
         if kind == "dev":
-            figures = evaluate(
-                np.stack(logits), features[name], batch_size, processor.metrics, global_step
-            )
+            figures = evaluate(logits, features[name], batch_size, processor.metrics, global_step)
+            suffix = f"_{variant}" if variant else ""
             results |= {f"{key}{suffix}": value for key, value in figures.items()}
         else:
-            path = os.path.join(args.output_dir, f"test_results{suffix}.tsv")
-            write_probabilities(path, np.stack(logits))
-            print(f"{len(logits)} rows of class probabilities ({', '.join(labels)}): {path}")
+            server_file = processor.server_files.get(name)
+            write_test_results(args.output_dir, logits, labels, variant, server_file)
     if args.do_eval and runtime.is_main:
         checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
 

@@ -150,7 +150,7 @@ def main(argv=None):
             is_training,
         )  # fmt: skip
         if not features:
-            raise ValueError(f"{path} has no question with a context")
+            raise ValueError(f"{path} has no question that can be used")
         training.describe(runtime, name, features, args.max_seq_length, tokenizer.vocab)
         return examples, features
 

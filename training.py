@@ -7,12 +7,14 @@ features, one gets loss or outputs from the model.
 
 import atexit
 import glob
+import inspect
 import json
 import os
+import re
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +105,13 @@ def initial_weights(args, **facts):
         weights = args.output_dir
     if weights is None and not args.do_train:
         raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
+    if weights and not (os.path.exists(weights) or os.path.exists(f"{weights}.index")):
+        folder = os.path.dirname(weights) or "."
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        names = ", ".join(sorted({re.sub(r"\.(index|data-.*)$", "", name) for name in there}))
+        raise FileNotFoundError(
+            f"--init_checkpoint {weights} does not exist; {folder} holds: {names or 'nothing'}"
+        )
     run = read_run(weights) if weights else {}
     for name, value in {"do_lower_case": args.do_lower_case, **facts}.items():
         if run.get(name, value) != value and (name == "do_lower_case" or not args.do_train):
@@ -119,7 +128,10 @@ def load_initial(model, path, load_weights, load_tf_weights, runtime, new_head):
         runtime.print("no --init_checkpoint: the model starts from random weights")
         return
     names = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
-    tensorflow = any(name.endswith(".index") or os.path.exists(f"{name}.index") for name in names)
+    tensorflow = any(
+        re.search(r"\.(index|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
+        for name in names
+    )
     if tensorflow and not any(name.endswith((".bin", ".safetensors")) for name in names):
         unfilled, unused = load_tf_weights(model, path)
     else:
@@ -158,9 +170,11 @@ def announce(args, runtime, model):
 def parallel(runtime, model):
     """`model` on several ranks, on several GPUs of one process, or as it is."""
     if runtime.world_size > 1:
-        replica = torch.nn.parallel.DistributedDataParallel(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        # The argument's name from PyTorch 2.13 on, and before.
+        names = "forward_sync_buffers", "broadcast_buffers"
+        buffers = next(name for name in names if name in inspect.signature(wrapper).parameters)
+        replica = wrapper(model, gradient_as_bucket_view=True, **{buffers: False})
         # Every loss is divided by the examples of all ranks already: add, do not average.
         replica.register_comm_hook(None, add_gradients)
         return replica
@@ -188,7 +202,7 @@ def train(args, runtime, model, features, make_batch, loss_of, fields, num_examp
     if not steps:
         raise ValueError(
             f"{num_examples or len(features)} training examples and {args.num_train_epochs} epochs "
-            f"make no batch of {args.train_batch_size}: lower --train_batch_size"
+            f"make no batch of {args.train_batch_size}: lower --train_batch_size, or train longer"
         )
     optimizer = create_optimizer(
         model, args.learning_rate, steps, int(steps * args.warmup_proportion), args.schedule
@@ -206,29 +220,30 @@ def train(args, runtime, model, features, make_batch, loss_of, fields, num_examp
         del state
     os.makedirs(args.output_dir, exist_ok=True)
     replica = parallel(runtime, model)
-    log = Log(args, runtime, first, steps)
     model.train()
-    for step in range(first, steps):
-        indices = step_examples(len(features), args.train_batch_size, step, args.seed)
-        loss = 0.0
-        for micro_step, part in enumerate(own_parts(args, runtime, indices)):
-            torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-            last = micro_step == args.gradient_accumulation_steps - 1
-            with runtime.autocast():
-                batch = make_batch([features[index] for index in part], len(indices))
-                with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
-                    part_loss = loss_of(replica, batch)
-                    (part_loss * scale.value if scale else part_loss).backward()
-            loss += part_loss.detach()
-        learning_rate = optimizer.get_lr()
-        update(runtime, optimizer, scale)
-        due = (step + 1) % args.save_checkpoints_steps == 0 or step + 1 == steps
-        stop = log.add(step, loss, learning_rate, look=due)
-        if due or stop:
-            save_checkpoint(args, runtime, model, optimizer, step + 1, scale, decisive)
-        if stop:
-            log.stopped(step + 1)
-    log.close(scale)
+    with closing(Log(args, runtime, first, steps)) as log:
+        for step in range(first, steps):
+            indices = step_examples(len(features), args.train_batch_size, step, args.seed)
+            loss = 0.0
+            for micro_step, part in enumerate(own_parts(args, runtime, indices)):
+                torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
+                last = micro_step == args.gradient_accumulation_steps - 1
+                with runtime.autocast():
+                    batch = make_batch([features[index] for index in part], len(indices))
+                    with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
+                        part_loss = loss_of(replica, batch)
+                        (part_loss * scale.value if scale else part_loss).backward()
+                loss += part_loss.detach()
+            learning_rate = optimizer.get_lr()
+            update(runtime, optimizer, scale)
+            due = (step + 1) % args.save_checkpoints_steps == 0 or step + 1 == steps
+            stop = log.add(step, loss, learning_rate, look=due)
+            if due or stop:
+                save_checkpoint(args, runtime, model, optimizer, step + 1, scale, decisive)
+            if stop:
+                log.stopped(step + 1)
+    if scale:
+        runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
     return steps
 
 
@@ -347,14 +362,12 @@ class Log:
         )
         sys.exit(128 + (self.signal or signal.SIGTERM))
 
-    def close(self, scale=None):
+    def close(self):
         self.bar.close()
         if self.file:
             self.file.close()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        if scale:
-            self.runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
 
 
 @torch.inference_mode()

@@ -336,6 +336,23 @@ def test_tied_decoder_trains_the_table():
     assert words.squared_norm.grad is words.decoder_weight.grad is words.weight.grad is None
 
 
+def test_memory_of_the_last_gradient_is_used_again():
+    model, fresh = tiny(BertForPreTraining), tiny(BertForPreTraining)
+    optimizer, words = create_optimizer(model, 0.0, 10, 0), model.bert.embeddings.word_embeddings
+    create_optimizer(fresh, 0.0, 10, 0)
+    tiny_loss(model).backward()
+    memory = words.weight.grad.data_ptr()
+    optimizer.step()
+    optimizer.zero_grad()
+    for _ in range(2):  # the second has no spare memory and is added up
+        for each in (model, fresh):
+            tiny_loss(each).backward()
+        assert words.weight.grad.data_ptr() == memory
+    wanted = fresh.bert.embeddings.word_embeddings
+    assert torch.allclose(words.weight.grad, wanted.weight.grad, atol=1e-6)
+    assert torch.allclose(words.squared_norm.grad, wanted.squared_norm.grad)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_two_micro_batches_are_one_batch(bf16):
     whole = tiny(BertForSequenceClassification, initializer_range=0.5)

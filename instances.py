@@ -17,28 +17,30 @@ from crc32c import crc32c
 
 # MAGIC, rows, SETTINGS, bytes of a word, CRC-32C of all that stands before the words.
 HEADER, MAGIC, BLOCK = struct.Struct("<8sQ5I"), b"BERTins1", 256
+FEATURES = {"input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
+            "masked_lm_weights", "next_sentence_labels"}  # fmt: skip
 SETTINGS = ("max_seq_length", "max_predictions_per_seq", "vocab_size")
 
 
-def pack_instance(row):
-    """A row, of arrays or lists, as its words: 1-D uint16, or uint32 where an id needs it."""
-    first = list(row["segment_ids"]).count(0)
-    words = [first, *row["next_sentence_labels"], len(row["masked_lm_ids"])]
-    words += [*row["masked_lm_positions"], *row["masked_lm_ids"], *row["input_ids"]]
-    if min(words) < 0 or 0 in row["segment_ids"][first:]:
+def pack_instance(input_ids, segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label):
+    """The words of a row, from lists or arrays: 1-D uint16, or uint32 where an id needs it."""
+    first = list(segment_ids).count(0)
+    words = [first, int(next_sentence_label), len(masked_lm_ids)]
+    words += [*masked_lm_positions, *masked_lm_ids, *input_ids]
+    if min(words) < 0 or 0 in segment_ids[first:]:
         raise ValueError(
             "an instance has segment ids 0, then 1, and no id below 0; not so this one"
         )
     return np.array(words, "<u2" if max(words) < 2**16 else "<u4")
 
 
-def write_instances(path, packed, **settings):
-    """Writes a list of `pack_instance`s and the SETTINGS; aside first, then renamed."""
+def write_instances(path, packed, max_seq_length, max_predictions_per_seq, vocab_size):
+    """Writes a list of `pack_instance`s; aside first, then renamed."""
     offsets = np.cumsum([0, *map(len, packed)], dtype="<u8")
     words = np.concatenate([np.zeros(0, "<u2"), *packed])
     crcs = [crc32c(block) for block in np.split(words, offsets[BLOCK:-1:BLOCK])]
     index = offsets.tobytes() + np.array(crcs, "<u4").tobytes()
-    values = [settings[name] for name in SETTINGS]
+    values = max_seq_length, max_predictions_per_seq, vocab_size
     head = HEADER.pack(MAGIC, len(packed), *values, words.itemsize, 0)[:-4]
     with open(f"{path}.partial", "wb") as file:
         file.write(head + crc32c(index, crc32c(head)).to_bytes(4, "little") + index)
@@ -65,13 +67,12 @@ class InstanceFile:
         data = np.memmap(path, "u1", "r").view(np.ndarray)
         crcs = HEADER.size + 8 * (rows + 1)
         start = crcs + 4 * (max(rows - 1, 0) // BLOCK + 1)
-        if crc32c(data[HEADER.size : start], crc32c(head[:-4])) != crc:
+        whole = crc32c(data[HEADER.size : start], crc32c(head[:-4])) == crc
+        if not whole or start + int(data[crcs - 8 : crcs].view("<u8")[0]) * itemsize != len(data):
             raise ValueError(f"{path}: damaged or cut short; make it again")
         self.__dict__.update(zip(SETTINGS, values))
-        self._offsets, self._crcs = (
-            data[HEADER.size : crcs].view("<u8"),
-            data[crcs:start].view("<u4"),
-        )
+        self._offsets = data[HEADER.size : crcs].view("<u8")
+        self._crcs = data[crcs:start].view("<u4")
         self._words, self._verified = data[start:].view(f"<u{itemsize}"), set()
 
     def __len__(self):
@@ -112,8 +113,10 @@ def read_tfrecord(path):
                     return
                 size = int.from_bytes(_checked(head), "little")
                 row = _example(_checked(file.read(size + 4)))
+                if missing := FEATURES - row.keys():
+                    raise ValueError(f"no pre-training instance: it has no {min(missing)}")
                 masked, tokens = int(row["masked_lm_weights"].sum()), int(row["input_mask"].sum())
-            except (ValueError, IndexError, KeyError) as error:
+            except (ValueError, IndexError) as error:
                 raise ValueError(f"{path}: record {number}: {error}") from None
             # Google pads both kinds at their ends.
             yield {k: v[: masked if k.startswith("masked") else tokens] for k, v in row.items()}
@@ -128,13 +131,14 @@ def _checked(data):
 
 
 def _example(data):
-    """A serialized tf.train.Example, which is a map of packed lists, as a dict of arrays."""
+    """The FEATURES of a serialized tf.train.Example, a map of packed lists, as a dict of arrays."""
     row = {}
-    for _, entry in _fields(next(_fields(data))[1]):
+    for _, entry in [entry for _, features in _fields(data) for entry in _fields(features)]:
         (_, name), (_, feature) = _fields(entry)
-        ((kind, values),) = _fields(feature)  # 2: floats; 3: integers
-        packed = b"".join(part for _, part in _fields(values))
-        row[name.decode()] = np.frombuffer(packed, "<f4") if kind == 2 else _integers(packed)
+        if name.decode() in FEATURES:
+            ((kind, values),) = _fields(feature)  # 2: floats; 3: integers
+            packed = b"".join(part for _, part in _fields(values))
+            row[name.decode()] = np.frombuffer(packed, "<f4") if kind == 2 else _integers(packed)
     return row
 
 

@@ -1,0 +1,147 @@
+"""Work only on tokens: which positions of a batch are computed, and attention and dropout on them.
+
+The first is what Google's graph leaves out of account, the others are what a step on a CPU spends
+its time on beside matrix products.
+
+Letters in the shape comments:
+
+    B  sequences in the batch        P  packed tokens, over all sequences of the batch
+    S  width of the input, padded    R  packed rows that a head reads
+    F  query positions (from)        N  attention heads
+    T  key positions (to)            H  size of one head, so that hidden_size = N*H
+"""
+
+import math
+from itertools import repeat
+
+import torch
+import torch.nn.functional as F
+
+# Google adds this to the attention scores and so hides a position. It is not -inf: a row that
+# attends nothing then softmaxes its true scores (modeling.py:720 of google-research/bert).
+MASKED_SCORE = -10000.0
+
+
+class Packing:
+    """Which positions of a [B, S] batch are computed, and where each stands in the packed matrix.
+
+    Kept are the positions that are attended, [CLS] (column 0) always, and the whole row where
+    nothing is attended; with `compute_padding` every position. The masked positions that Google's
+    graph computes besides receive a weight of exactly 0, so the tokens' numbers are the same.
+
+    source    [P]     position of each packed token in the flattened [B*S] input
+    row_of    [B, S]  packed row of each position, -1 where it is not computed
+    lengths   list    kept positions of each sequence
+    bias      [P]     MASKED_SCORE for kept positions that are not attended; None if there are none
+    """
+
+    def __init__(self, attention_mask, compute_padding=False, device=None):
+        attended = attention_mask != 0
+        kept = attended | ~attended.any(dim=1, keepdim=True)
+        kept[:, 0] = True
+        if compute_padding:
+            kept = torch.ones_like(kept)
+        flat = kept.flatten()
+        source = flat.nonzero().squeeze(1)
+        row_of = torch.where(flat, flat.cumsum(0) - 1, -1).view_as(kept)
+        self.lengths, self.shape = kept.sum(dim=1).tolist(), kept.shape
+        hidden = ~attended.flatten()[source]
+        bias = hidden * MASKED_SCORE if hidden.any() else None
+        self.source, self.row_of, self.bias = (
+            each if each is None else each.to(device, non_blocking=True)
+            for each in (source, row_of, bias)
+        )
+
+    def pack(self, values):
+        """[B, S] -> [P]"""
+        return values.flatten()[self.source.to(values.device)].to(self.source.device)
+
+    def unpack(self, packed, fill):
+        """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
+        flat = packed.new_full((self.shape[0] * self.shape[1], *packed.shape[1:]), fill)
+        return flat.index_copy(0, self.source, packed).unflatten(0, self.shape)
+
+    def first(self):
+        """Packed rows of the [CLS] tokens, [B]."""
+        return self.row_of[:, 0]
+
+    def rows(self, positions):
+        """[B, M] positions in each sequence -> [B*M] packed rows."""
+        return self.row_of.gather(1, positions.to(self.row_of.device)).flatten()
+
+
+def random_words(shape):
+    """int16 numbers, all as likely: cut from wide ones, they cost a seventh of F.dropout's."""
+    count = math.prod(shape)
+    wide = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    return wide.view(torch.int16)[:count].view(shape)
+
+
+def drop(x, words, probability):
+    """float32 of x: 0 where the word is among the lowest, scaled up by the true rate elsewhere."""
+    dropped = round(probability * 2**16)
+    kept = torch.ops.aten.threshold_backward(x.float(), words.float(), dropped - 2**15 - 1)
+    return kept.mul_(2**16 / (2**16 - dropped))
+
+
+def dropout(x, probability, training):
+    if x.device.type == "cpu" and probability and training:
+        return drop(x, random_words(x.shape), probability)
+    return F.dropout(x, probability, training)
+
+
+def padded_attention(qkv, packing, num_heads, dropout_prob):
+    """PackedAttention for a GPU: one kernel over padded sequences rather than many small ones."""
+    bias = qkv.new_zeros(len(qkv)) if packing.bias is None else packing.bias.to(qkv.dtype)
+    bias = packing.unpack(bias, -math.inf)[:, None, None]  # [B, 1, 1, S]
+    qkv = packing.unpack(qkv, 0.0).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    context = F.scaled_dot_product_attention(*qkv, bias, dropout_prob)  # [B, N, S, H]
+    return context.transpose(1, 2).flatten(2).flatten(0, 1)[packing.source]
+
+
+def heads(packed, count):
+    """[F, count*H] -> [count, F, H]"""
+    return packed.unflatten(1, (count, -1)).transpose(0, 1)
+
+
+class PackedAttention(torch.autograd.Function):
+    """Softmax attention inside each sequence, packed [P, 3*N*H] -> [P, N*H], in float32."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx, qkv, packing, num_heads, dropout_prob):
+        ctx.lengths, ctx.num_heads, ctx.dropout_prob = packing.lengths, num_heads, dropout_prob
+        context, saved = qkv.new_empty((len(qkv), qkv.shape[1] // 3)), [qkv]
+        biases = repeat(0.0) if packing.bias is None else packing.bias.split(ctx.lengths)
+        packed = (each.split(ctx.lengths) for each in (qkv, context))
+        for one, context_layer, bias in zip(*packed, biases):
+            query, key, value = heads(one.float(), 3 * num_heads).chunk(3)  # [N, F, H]
+            scores = (query @ key.transpose(1, 2)).mul_(1.0 / math.sqrt(query.shape[-1]))
+            probs = scores.add_(bias).softmax(dim=-1)  # [N, F, T]
+            words = random_words(probs.shape) if dropout_prob else None
+            kept = drop(probs, words, dropout_prob) if dropout_prob else probs
+            heads(context_layer, num_heads).copy_(kept @ value)
+            if ctx.needs_input_grad[0]:
+                saved += probs, words
+        ctx.save_for_backward(*saved)
+        return context
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, grad):
+        qkv, *saved = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
+        packed = (each.split(ctx.lengths) for each in (qkv, grad, grad_qkv))
+        for one, grad_context, grad_one, probs, words in zip(*packed, saved[::2], saved[1::2]):
+            query, key, value = heads(one.float(), 3 * ctx.num_heads).chunk(3)
+            grad_query, grad_key, grad_value = heads(grad_one, 3 * ctx.num_heads).chunk(3)
+            grad_context = heads(grad_context.float(), ctx.num_heads)
+            kept, grad_probs = probs, grad_context @ value.transpose(1, 2)
+            if words is not None:
+                kept, grad_probs = (drop(x, words, ctx.dropout_prob) for x in (probs, grad_probs))
+            grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+            grad_scores.mul_(1.0 / math.sqrt(query.shape[-1]))
+            grad_query.copy_(grad_scores @ key)
+            grad_key.copy_(grad_scores.transpose(1, 2) @ query)
+            grad_value.copy_(kept.transpose(1, 2) @ grad_context)
+        return grad_qkv, None, None, None

@@ -1,0 +1,403 @@
+"""create_pretraining_data.py against Google's instances and records, and its command."""
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import create_pretraining_data
+from create_pretraining_data import (
+    create_instances_from_document,
+    create_masked_lm_predictions,
+    create_training_instances,
+    read_documents,
+    read_lines,
+    read_shards,
+    truncate_seq_pair,
+)
+from instances import BLOCK, InstanceFile, pack_instance, read_tfrecord, write_instances
+from tokenization import FullTokenizer
+
+SCRIPT = Path(create_pretraining_data.__file__)
+WORDS = [f"w{index}" for index in range(61)]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##a", "##b", "."]
+
+
+@pytest.fixture
+def vocab_file(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
+    return tmp_path / "vocab.txt"
+
+
+def text(documents, seed=0):
+    """So many documents of 1 to 12 sentences of 1 to 15 words."""
+    draw = random.Random(seed)
+    lines = []
+    for _ in range(documents):
+        for _ in range(draw.randint(1, 12)):
+            lines.append(" ".join(draw.choices(WORDS, k=draw.randint(1, 14))) + " .")
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def run(*arguments, **flags):
+    """The command; flags as --name=value."""
+    command = [sys.executable, SCRIPT, *arguments, *(f"--{k}={v}" for k, v in flags.items())]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+def padded(file, name, length):
+    return np.array([np.pad(row[name], (0, length - len(row[name]))) for row in file])
+
+
+@pytest.mark.parametrize("name", ["f39e881", "eedf571", "eedf571_wwm"])
+def test_instances_are_googles(name, bert_dir, goldens, golden_tools):
+    golden = golden_tools.load_json_gz(goldens / f"pretrain_instances_{name}.json.gz")
+    tokenizer, rng = FullTokenizer(bert_dir / "vocab.txt"), random.Random(12345)
+    files, whole_words = [goldens / "sample_text.txt"], golden["meta"]["do_whole_word_mask"]
+    instances = create_training_instances(
+        files, tokenizer, 128, 5, 0.1, 0.15, 20, rng, do_whole_word_mask=whole_words
+    )
+    assert len(instances) == golden["meta"]["n_instances"]
+    for instance, row in zip(instances, golden["rows"]):
+        wanted = dict(zip(golden["columns"], row))
+        wanted["segment_ids"] = list(map(int, wanted["segment_ids"]))
+        assert vars(instance) == wanted
+
+
+@pytest.mark.parametrize("name", ["f39e881", "eedf571", "eedf571_wwm"])
+@pytest.mark.parametrize("files", [1, 3])
+def test_records_are_googles(name, files, bert_dir, goldens, tmp_path):
+    outputs = [tmp_path / f"{index}.instances" for index in range(files)]
+    flags = ["--do_lower_case=true", "--do_whole_word_mask"] if "wwm" in name else ["--no_stream"]
+    result = run(
+        *flags, "--dupe_factor", "5", input_file=goldens / "sample_text.txt",
+        output_file=",".join(map(str, outputs)), vocab_file=bert_dir / "vocab.txt",
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    records = np.load(goldens / f"pretrain_records_{name}.npz")
+    for index, output in enumerate(outputs):
+        file = InstanceFile(output)
+        assert (file.max_seq_length, file.max_predictions_per_seq, file.vocab_size) == (
+            128, 20, 30522,
+        )  # fmt: skip
+        for key in records:
+            wanted = records[key][index::files]
+            found = padded(file, key, wanted.shape[1])
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted, key)
+
+
+def test_report(bert_dir, goldens, tmp_path):
+    result = run(
+        input_file=goldens / "sample_text.txt", output_file=tmp_path / "made" / "out",
+        vocab_file=bert_dir / "vocab.txt", dupe_factor=5,
+    )  # fmt: skip
+    memory, report = result.stdout.splitlines()
+    assert memory.startswith("0.0 MB of text will take about 40 MB of memory")
+    assert report.startswith(
+        "3 documents (0 cuts in long ones), 31 sentences (0 with bytes not UTF-8), 1,019 tokens "
+        "(0.00% [UNK]), 60 instances in 1 files, "
+    )
+
+
+def test_stream_does_not_depend_on_workers(vocab_file, tmp_path):
+    (tmp_path / "a.txt").write_text(text(40), encoding="utf-8")
+    (tmp_path / "b.txt").write_text(text(30, 1).strip(), encoding="utf-8")
+    (tmp_path / "c.txt").write_text(text(30, 2), encoding="utf-8")
+    contents = []
+    for workers in (1, 3):
+        flags = {"vocab_file": vocab_file, "output_file": tmp_path / str(workers) / "x.ins"}
+        patterns = f"{tmp_path}/[ab].txt,{tmp_path}/c.txt"
+        result = run("--stream", input_file=patterns, workers=workers, shard_mb=0.003, **flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("100 documents (0 cuts")
+        paths = sorted((tmp_path / str(workers)).iterdir())
+        assert [path.name for path in paths] == [f"x-{i:05}.ins" for i in range(len(paths))]
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 2
+    assert len(set(contents[0])) == len(contents[0])
+    result = run("--stream", input_file=patterns, shard_mb=0.003, **flags)
+    assert result.returncode == 2
+    assert "x-00000.ins is there already" in result.stderr
+
+
+def test_a_stream_of_one_shard_is_googles_algorithm(vocab_file, tmp_path):
+    (tmp_path / "a.txt").write_text(text(40), encoding="utf-8")
+    flags = {"input_file": tmp_path / "a.txt", "output_file": tmp_path / "x", "dupe_factor": 3}
+    assert run("--stream", vocab_file=vocab_file, **flags).returncode == 0
+    tokenizer, rng = FullTokenizer(vocab_file), random.Random("12345 0")
+    instances = create_training_instances(
+        [tmp_path / "a.txt"], tokenizer, 128, 3, 0.1, 0.15, 20, rng
+    )
+    for row, instance in zip(InstanceFile(tmp_path / "x-00000"), instances, strict=True):
+        assert tokenizer.convert_ids_to_tokens(row["input_ids"].tolist()) == instance.tokens
+        assert row["segment_ids"].tolist() == instance.segment_ids
+        labels = tokenizer.convert_ids_to_tokens(row["masked_lm_ids"].tolist())
+        assert labels == instance.masked_lm_labels
+        assert row["masked_lm_positions"].tolist() == instance.masked_lm_positions
+        assert row["next_sentence_labels"].tolist() == [instance.is_random_next]
+
+
+@given(st.lists(st.text("ab\u00e9", max_size=9)), st.integers(1, 40))
+def test_shards_keep_every_line(lines, size):
+    counts = Counter()
+    shards = list(read_shards(lines, size, counts))
+    kept = [line for shard in shards for line in shard if line]
+    assert kept == [line for line in lines if line]
+    assert sum(map(len, shards)) == len(lines) + counts["cuts"]
+    for shard in shards[:-1]:
+        assert len("".join(shard).encode()) >= size
+        assert shard[-1] == ""
+
+
+def test_a_long_document_is_cut():
+    counts = Counter()
+    shards = list(read_shards(["x" * 10] * 100, 100, counts))
+    assert len(shards) == 8  # cut after each 3 lines, ended after 12; the last 4 lines join
+    assert counts["cuts"] == 100 // 3
+    assert max(sum(map(len, shard)) for shard in shards[:-1]) <= 125
+
+
+def test_documents(vocab_file, tmp_path):
+    # As Google: the end of a file does not end a document.
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfw1 w2\r\n\r\n \t\nw3\r\nw4")
+    (tmp_path / "b").write_bytes(b"w5 \xffw6\n\xe2\x80\x8b\n\n\xef\xbb\xbf\n\nzz\n")
+    counts, files = Counter(), [tmp_path / "a", tmp_path / "b"]
+    documents = read_documents(read_lines(files), FullTokenizer(vocab_file), counts)
+    assert documents == [[["w1", "w2"]], [["w3"], ["w4"], ["w5", "w6"]], [["[UNK]"]]]
+    assert counts == {
+        "documents": 3, "sentences": 5, "tokens": 7, "unknown": 1, "undecodable": 1,
+    }  # fmt: skip
+
+
+def test_a_document_of_one_sentence_has_a_random_next():
+    documents = [[["a"]], [["b"], ["c"]]]
+    (instance,) = create_instances_from_document(documents, 0, 8, 0, 0, 1, ["x"], random.Random(1))
+    assert instance.is_random_next
+    assert instance.segment_ids[:3] == [0, 0, 0]
+    restored = dict(zip(instance.masked_lm_positions, instance.masked_lm_labels))
+    tokens = [restored.get(i, token) for i, token in enumerate(instance.tokens)]
+    assert tokens[:3] == ["[CLS]", "a", "[SEP]"]
+    assert tokens[3:] in (["b", "c", "[SEP]"], ["c", "[SEP]"])
+    assert len(instance.masked_lm_positions) == 1
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_masks(whole_words):
+    draw, pieces = random.Random(3), ["a", "b", "##a", "##b", "##c"]
+    seen = Counter()
+    for _ in range(300):
+        tokens = ["[CLS]", *draw.choices(pieces, k=60), "[SEP]", *draw.choices(pieces, k=37)]
+        masked, positions, labels = create_masked_lm_predictions(
+            [*tokens, "[SEP]"], 0.15, 13, ["random"], draw, whole_words
+        )
+        assert 0 < len(positions) <= 13
+        assert len(positions) == 13 or whole_words
+        assert positions == sorted(set(positions))
+        assert labels == [tokens[position] for position in positions]
+        for position, token in enumerate(tokens):
+            if position not in positions:
+                assert masked[position] == token
+            else:
+                kinds = {"[MASK]": "mask", "random": "random", token: "kept"}
+                seen[kinds[masked[position]]] += 1
+                after = tokens[position + 1 : position + 2]
+                if whole_words and after and after[0].startswith("##"):
+                    assert position + 1 in positions
+    total = sum(seen.values())
+    assert 0.77 < seen["mask"] / total < 0.83
+    assert 0.08 < seen["random"] / total < 0.12
+
+
+def test_masking_draws_as_random_shuffle():
+    # The order that it works out itself is that of the standard library.
+    for length in range(1, 140):
+        tokens, words = [f"t{i}" for i in range(length)], [[i] for i in range(length)]
+        rng, reference = random.Random(length), random.Random(length)
+        _, positions, _ = create_masked_lm_predictions(tokens, 0, 1, ["x"], rng)
+        reference.shuffle(words)
+        assert positions == words[0]
+
+
+def test_truncate_seq_pair():
+    rng = random.Random(1)
+    first = Counter()
+    for _ in range(500):
+        a, b = list(range(9)), list(range(100, 109))
+        truncate_seq_pair(a, b, 13, rng)
+        assert (len(a), len(b)) == (7, 6)  # B where they are equal
+        assert a == list(range(a[0], a[0] + 7))
+        first[a[0]] += 1
+    assert set(first) == {0, 1, 2}  # binomial: 1/4, 1/2, 1/4
+    assert 200 < first[1] < 300
+
+
+def test_mistakes(vocab_file, tmp_path):
+    paths = {name: tmp_path / name for name in ("good", "one", "empty", "zip")}
+    paths["good"].write_text("w1\n\nw2\n")
+    paths["one"].write_text("w1\nw2\n")
+    paths["empty"].write_text("\n \n")
+    paths["zip"].write_bytes(b"PK\x03\x04...")
+    (tmp_path / "no_mask.txt").write_text("\n".join(VOCAB).replace("[MASK]", "mask"))
+    cases = [
+        ("--input_file nothing-*.x: no such file", {"input_file": "nothing-*.x"}),
+        ("documents in the text: 1;", {"input_file": paths["one"]}),
+        ("documents in the text: 1;", {"input_file": paths["one"], "stream": "true"}),
+        ("documents in the text: 0;", {"input_file": paths["empty"]}),
+        ("a zip archive", {"input_file": f"{paths['good']},{paths['zip']}"}),
+        ("no such vocabulary", {"vocab_file": "nowhere"}),
+        ("no [MASK]", {"vocab_file": tmp_path / "no_mask.txt"}),
+        ("--max_seq_length is 4, but must be 5", {"max_seq_length": 4}),
+        ("--masked_lm_prob is 15.0", {"masked_lm_prob": 15}),
+        ("--workers 2 needs --stream", {"workers": 2}),
+        ("not of the 2 given", {"stream": 1, "output_file": "x,y"}),
+        ("an input or a folder", {"output_file": f"{tmp_path}/./good"}),
+        ("an input or a folder", {"output_file": tmp_path}),
+        ("neither true nor false", {"do_lower_case": "maybe"}),
+        ("unrecognized arguments", {"max_seq": 7}),
+    ]
+    for message, flags in cases:
+        defaults = {"input_file": paths["good"], "output_file": tmp_path / "out"}
+        result = run(**{**defaults, "vocab_file": vocab_file, **flags})
+        assert result.returncode == 2, message
+        assert result.stderr.startswith("create_pretraining_data.py: error: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("out*"))
+    assert paths["good"].read_text() == "w1\n\nw2\n"
+
+
+# The files of instances, which data.py reads and writes.
+
+
+def instance_rows(number, seed=0):
+    draw = np.random.RandomState(seed)
+    for index in range(number):
+        tokens, masked = draw.randint(5, 38), draw.randint(0, 7)
+        yield {
+            "input_ids": draw.randint(0, 30522, tokens),
+            "segment_ids": (np.arange(tokens) >= draw.randint(2, tokens)).astype(int),
+            "masked_lm_positions": np.sort(draw.randint(0, tokens, masked)),
+            "masked_lm_ids": draw.randint(0, 30522, masked),
+            "next_sentence_label": index % 2,
+        }
+
+
+def write(path, number, **changes):
+    rows = [{**row, **changes} for row in instance_rows(number)]
+    write_instances(path, [pack_instance(**row) for row in rows], 37, 7, 30522)
+    return rows
+
+
+@pytest.mark.parametrize("number", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+def test_instance_file_round_trip(number, tmp_path):
+    rows = write(tmp_path / "x", number)
+    file = InstanceFile(tmp_path / "x")
+    assert len(file) == number
+    assert (file.max_seq_length, file.max_predictions_per_seq, file.vocab_size) == (37, 7, 30522)
+    for index in np.random.RandomState(1).permutation(number):
+        row, wanted = file[index], dict(rows[index])
+        assert row["next_sentence_labels"].tolist() == [wanted.pop("next_sentence_label")]
+        assert row["input_mask"].tolist() == [1] * len(wanted["input_ids"])
+        assert row["masked_lm_weights"].tolist() == [1] * len(wanted["masked_lm_ids"])
+        for name, values in wanted.items():
+            assert row[name].tolist() == values.tolist()
+    with pytest.raises(IndexError):
+        file[number]
+
+
+def test_large_ids_need_large_words(tmp_path):
+    write(tmp_path / "small", 3)
+    write(tmp_path / "large", 3, input_ids=[65536, 0, 70000], segment_ids=[0, 0, 1])
+    assert InstanceFile(tmp_path / "large")[2]["input_ids"].tolist() == [65536, 0, 70000]
+    for changes in ({"segment_ids": [0, 1, 0]}, {"masked_lm_positions": [-1]}):
+        with pytest.raises(ValueError, match="segment ids 0, then 1"):
+            pack_instance(**{**next(instance_rows(1)), **changes})
+
+
+def test_every_damaged_byte_is_found(tmp_path):
+    write(tmp_path / "x", 5)
+    data = (tmp_path / "x").read_bytes()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 16
+        (tmp_path / "y").write_bytes(damaged)
+        with pytest.raises(ValueError, match="y: (damaged|no instance file)"):
+            list(InstanceFile(tmp_path / "y"))
+    for length in range(0, len(data), 7):
+        (tmp_path / "y").write_bytes(data[:length])
+        with pytest.raises(ValueError, match="y: (damaged|no instance file)"):
+            list(InstanceFile(tmp_path / "y"))
+
+
+def tf_record(path, rows):
+    """Google's writer, in 128 positions and 20 predictions."""
+    tf = pytest.importorskip("tensorflow")
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row in rows:
+            example = tf.train.Example()
+            values = {
+                **row,
+                "input_mask": [1] * len(row["input_ids"]),
+                "masked_lm_weights": [1.0] * len(row["masked_lm_ids"]),
+                "next_sentence_labels": [row["next_sentence_label"]],
+            }
+            del values["next_sentence_label"]
+            for name, value in values.items():
+                length = 1 if "next" in name else 20 if "masked" in name else 128
+                kind = "float_list" if "weights" in name else "int64_list"
+                filled = [*value, *[0] * (length - len(value))]
+                getattr(example.features.feature[name], kind).value.extend(filled)
+            writer.write(example.SerializeToString())
+
+
+def test_tfrecord(tmp_path):
+    rows = write(tmp_path / "x", 40)
+    tf_record(tmp_path / "x.tfrecord", rows)
+    read = list(read_tfrecord(tmp_path / "x.tfrecord"))
+    for ours, theirs in zip(InstanceFile(tmp_path / "x"), read, strict=True):
+        assert set(ours) == set(theirs)
+        for name in ours:
+            assert ours[name].dtype == theirs[name].dtype
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+    data = (tmp_path / "x.tfrecord").read_bytes()
+    for position in (3, 9, 100, 1000, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        (tmp_path / "y").write_bytes(damaged)
+        with pytest.raises(ValueError, match="y: record [0-9]+: damaged"):
+            list(read_tfrecord(tmp_path / "y"))
+    for cut in (data[:-1], data[:7], b"text that is no record", data + b"\0"):
+        (tmp_path / "y").write_bytes(cut)
+        with pytest.raises(ValueError, match="y: record [0-9]+: "):
+            list(read_tfrecord(tmp_path / "y"))
+
+
+def test_other_tfrecords(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    (row,) = instance_rows(1)
+    tf_record(tmp_path / "good", [row, row])
+    record = next(iter(tf.data.TFRecordDataset(str(tmp_path / "good")))).numpy()
+    example = tf.train.Example.FromString(record)
+    example.features.feature["comment"].bytes_list.value.append(b"\xff is not ours")
+    with tf.io.TFRecordWriter(str(tmp_path / "more")) as writer:
+        writer.write(example.SerializeToString())
+    (read,) = read_tfrecord(tmp_path / "more")
+    assert read["input_ids"].tolist() == row["input_ids"].tolist()
+    assert "comment" not in read
+    del example.features.feature["masked_lm_ids"]
+    for wrong, missing in [(example.SerializeToString(), "masked_lm_ids"), (b"", "input_ids")]:
+        with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
+            writer.write(record)
+            writer.write(wrong)
+        with pytest.raises(ValueError, match=f"x: record 1: .*it has no {missing}"):
+            list(read_tfrecord(tmp_path / "x"))

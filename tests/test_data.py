@@ -1,0 +1,188 @@
+"""data.py: pairs, padding, the order of examples, batches."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import (
+    epoch_order,
+    length_sorted_batches,
+    model_inputs,
+    num_train_steps,
+    pack_pair,
+    pad_rows,
+    step_examples,
+    truncate_seq_pair,
+)
+from run_classifier import MrpcProcessor, convert_examples_to_features
+from tokenization import FullTokenizer
+
+
+def lengths_by_rule(a, b, limit):
+    """Google's rule told another way: the lengths after cutting.
+
+    The longer one gives way down to the shorter one; from there B and A are cut in turn.
+    """
+    total = min(a + b, limit)
+    if total == a + b:
+        return a, b
+    short = min(a, b)
+    if total - short >= short:
+        return (a, total - a) if a <= b else (total - b, b)
+    return total - total // 2, total // 2
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 70))
+def test_truncate_seq_pair(a, b, limit):
+    tokens_a, tokens_b = [*range(a)], [*range(100, 100 + b)]
+    truncate_seq_pair(tokens_a, tokens_b, limit)
+    assert (len(tokens_a), len(tokens_b)) == lengths_by_rule(a, b, limit)
+    # Cut at their ends, and in place.
+    assert tokens_a == [*range(len(tokens_a))]
+    assert tokens_b == [*range(100, 100 + len(tokens_b))]
+
+
+@pytest.mark.parametrize(
+    "a, b, limit, left",
+    (
+        (3, 3, 5, (3, 2)),  # a tie is taken from B
+        (3, 3, 4, (2, 2)),
+        (9, 2, 6, (4, 2)),
+        (2, 9, 6, (2, 4)),
+        (2, 2, 4, (2, 2)),
+        (5, 0, 3, (3, 0)),
+        (1, 1, 0, (0, 0)),
+    ),
+)
+def test_truncate_seq_pair_by_hand(a, b, limit, left):
+    tokens_a, tokens_b = [0] * a, [1] * b
+    truncate_seq_pair(tokens_a, tokens_b, limit)
+    assert (len(tokens_a), len(tokens_b)) == left
+
+
+def test_pack_pair():
+    ids, segments = pack_pair([5, 6], [7], 1, 2, 10)
+    assert ids.tolist() == [1, 5, 6, 2, 7, 2] and segments.tolist() == [0, 0, 0, 0, 1, 1]
+    assert ids.dtype == segments.dtype == np.int32
+    ids, segments = pack_pair([5, 6], [], 1, 2, 10)
+    assert ids.tolist() == [1, 5, 6, 2] and segments.tolist() == [0, 0, 0, 0]
+    # As Google, a second text of which nothing is left has no separator either.
+    assert pack_pair([5, 6], [7, 8], 1, 2, 4)[0].tolist() == [1, 5, 2]
+    assert pack_pair([5, 6], [7, 8], 1, 2, 3)[0].tolist() == [1, 2]
+
+
+@given(
+    st.lists(st.integers(5, 99), max_size=20),
+    st.lists(st.integers(5, 99), max_size=20),
+    st.integers(5, 30),
+)
+def test_pack_pair_fits_and_leaves_its_arguments(ids_a, ids_b, max_seq_length):
+    before = [*ids_a], [*ids_b]
+    ids, segments = pack_pair(ids_a, ids_b, 1, 2, max_seq_length)
+    assert (ids_a, ids_b) == before
+    separators = 3 if ids_b else 2
+    assert len(ids) == len(segments) == min(max_seq_length, len(ids_a) + len(ids_b) + separators)
+    assert ids[0] == 1 and ids[-1] == 2 and np.sum(ids == 2) == separators - 1
+    assert sorted(segments) == segments.tolist() and segments[0] == 0
+    if ids_b:
+        assert segments.sum() == len(ids) - ids.tolist().index(2) - 1
+
+
+@pytest.mark.parametrize("name, size", (("train", 3668), ("dev", 408)))
+@pytest.mark.parametrize("max_seq_length", (128, 24))
+def test_mrpc_features_are_googles(name, size, max_seq_length, goldens, bert_dir, glue_dir):
+    """Every id, mask, segment and label, padded as Google's features are."""
+    golden = np.load(goldens / f"mrpc_features_{name}_L{max_seq_length}.npz")
+    processor = MrpcProcessor()
+    examples = processor.get_examples(glue_dir / "MRPC", name)
+    features = convert_examples_to_features(
+        examples, processor.get_labels(), max_seq_length, FullTokenizer(bert_dir / "vocab.txt")
+    )
+    assert len(features) == size
+    inputs = model_inputs(features, max_seq_length)
+    for key, got in zip(("input_ids", "segment_ids", "input_mask"), inputs):
+        assert np.array_equal(golden[key], got.numpy()), key
+    assert golden["label_ids"].tolist() == [feature.label_id for feature in features]
+
+
+def test_pad_rows():
+    rows = [np.array([1, 2, 3], np.int32), np.array([4], np.int32)]
+    assert pad_rows(rows).tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert pad_rows(rows, 5).tolist() == [[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]]
+    assert pad_rows(rows, 2).shape == (2, 3)
+    features = [SimpleNamespace(input_ids=row, segment_ids=0 * row) for row in rows]
+    ids, segments, mask = model_inputs(features)
+    assert ids.tolist() == [[1, 2, 3], [4, 0, 0]] and not segments.any()
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+# --- order ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "examples, batch_size, epochs, steps",
+    ((3668, 32, 3.0, 343), (13, 4, 2.0, 6), (87599, 12, 2.0, 14599), (3, 4, 1.0, 0), (8, 4, 0.5, 1)
+    ),
+)  # fmt: skip
+def test_steps_are_counted_as_googles(examples, batch_size, epochs, steps):
+    assert num_train_steps(examples, batch_size, epochs) == steps
+
+
+def run_of(num_examples, batch_size, steps, seed):
+    return np.concatenate(
+        [step_examples(num_examples, batch_size, step, seed) for step in range(steps)]
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**40))
+def test_every_epoch_is_a_permutation(num_examples, batch_size, seed):
+    """Also where a batch crosses an epoch's end, or holds several epochs."""
+    epochs = 3
+    steps = -(-num_examples * epochs // batch_size)
+    order = run_of(num_examples, batch_size, steps, seed)
+    assert len(order) == steps * batch_size
+    for epoch in range(epochs):
+        part = order[epoch * num_examples : (epoch + 1) * num_examples]
+        assert sorted(part) == [*range(num_examples)]
+        assert part.tolist() == epoch_order(num_examples, seed, epoch).tolist()
+
+
+def test_order_is_a_function_of_seed_and_epoch_alone():
+    np.random.seed(1)
+    one = epoch_order(1000, 42, 3)
+    np.random.seed(2)
+    assert np.array_equal(one, epoch_order(1000, 42, 3))
+    others = [epoch_order(1000, 42, 4), epoch_order(1000, 43, 3), epoch_order(1000, 3, 42)]
+    for other in [*others, np.arange(1000)]:
+        assert np.mean(one == other) < 0.02
+    # Whatever the batch, the stream of examples is the same one.
+    assert np.array_equal(run_of(37, 5, 14, 7), run_of(37, 7, 10, 7))
+    # Any step can be asked for without those before it.
+    assert np.array_equal(step_examples(37, 5, 13, 7), run_of(37, 5, 14, 7)[-5:])
+
+
+def test_the_order_stays_what_it_is():
+    """A resumed run may have begun with another version of NumPy: PCG64's stream is fixed."""
+    order = [3, 2, 6, 4, 1, 5, 0]
+    assert epoch_order(7, 42, 0).tolist() == order
+    assert step_examples(7, 5, 1, 42)[:2].tolist() == order[5:]
+
+
+# --- batches of prediction -----------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 9))
+def test_length_sorted_batches(lengths, batch_size):
+    batches = length_sorted_batches(lengths, batch_size)
+    order = np.concatenate(batches)
+    assert sorted(order) == [*range(len(lengths))]
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert 1 <= len(batches[-1]) <= batch_size
+    sizes = [lengths[index] for index in order]
+    assert sizes == sorted(lengths, reverse=True)
+    for one, other in zip(order, order[1:]):  # equal lengths stay in the file's order
+        assert lengths[one] > lengths[other] or one < other

@@ -1,0 +1,254 @@
+"""run_squad.py end to end."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import (
+    SAMPLES,
+    TWO_THREADS,
+    assert_same_weights,
+    losses,
+    model_flags,
+    results,
+    run,
+    weights,
+    write_tiny_model,
+)
+from test_run_classifier import same_file, with_head
+
+import run_squad
+import squad_metrics
+from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
+
+
+@pytest.fixture(scope="session")
+def task(tiny_model):
+    """The flags of a run, without what to do, the files and --output_dir."""
+    return [
+        *model_flags(tiny_model), "--max_seq_length=64", "--max_query_length=24",
+        "--doc_stride=16", "--train_batch_size=4", "--predict_batch_size=5",
+        "--num_train_epochs=2", "--learning_rate=1e-3",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(task, squad, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("squad_trained") / "out"
+    run_squad.main([
+        *task, "--do_train", f"--train_file={squad / 'train-v1.1.json'}", "--do_predict",
+        f"--predict_file={squad / 'dev-v1.1.json'}", f"--output_dir={folder}",
+    ])  # fmt: skip
+    return folder
+
+
+def questions(path):
+    dataset = json.loads(path.read_text("utf-8"))
+    paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
+    return [qa for paragraph in paragraphs for qa in paragraph["qas"]]
+
+
+def test_output_dir_is_self_contained(trained, squad):
+    steps = int(len(questions(squad / "train-v1.1.json")) / 4 * 2)
+    files = {path.name for path in trained.iterdir()}
+    assert files == {
+        "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl",
+        "eval_results.txt", "predictions.json", "nbest_predictions.json", f"checkpoint-{steps}.pt",
+    }  # fmt: skip
+    assert len(losses(trained)) == steps  # counted in questions, as Google's, not in windows
+    assert results(trained)["global_step"] == str(steps)
+
+
+def test_every_question_is_answered_from_its_passage(trained, squad):
+    asked = questions(squad / "dev-v1.1.json")
+    answers = json.loads((trained / "predictions.json").read_text("utf-8"))
+    assert list(answers) == [qa["id"] for qa in asked]
+    dataset = json.loads((squad / "dev-v1.1.json").read_text("utf-8"))
+    context = dataset["data"][0]["paragraphs"][0]["context"]
+    assert all(answer and answer in " ".join(context.split()) for answer in answers.values())
+    nbest = json.loads((trained / "nbest_predictions.json").read_text("utf-8"))
+    for qas_id, candidates in nbest.items():
+        assert candidates[0]["text"] == answers[qas_id] and 1 <= len(candidates) <= 20
+        assert sum(candidate["probability"] for candidate in candidates) == pytest.approx(1)
+
+
+def test_the_metric_as_a_command_gives_the_drivers_figures(trained, squad):
+    outcome = run("squad_metrics.py", squad / "dev-v1.1.json", trained / "predictions.json").ok()
+    figures, driver = json.loads(outcome.out), results(trained)
+    assert figures.keys() == driver.keys() - {"global_step"}
+    for name, value in figures.items():
+        assert str(np.float32(value)) == driver[name] or str(value) == driver[name]
+
+
+def test_prediction_alone_and_other_forms_of_the_weights(trained, task, squad, tmp_path):
+    """From --output_dir, from it as --init_checkpoint, and from a TensorFlow checkpoint."""
+    predict = [*task, "--do_predict", f"--predict_file={squad / 'dev-v1.1.json'}"]
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    run_squad.main([*predict, f"--output_dir={trained}"])
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    convert_pytorch_checkpoint_to_tf(
+        str(trained), str(trained / "bert_config.json"), str(tmp_path / "tf" / "model.ckpt")
+    )
+    for number, given in enumerate((trained, tmp_path / "tf" / "model.ckpt")):
+        out = tmp_path / str(number)
+        run_squad.main([*predict, f"--init_checkpoint={given}", f"--output_dir={out}"])
+        for name in ("predictions.json", "nbest_predictions.json"):
+            assert same_file(trained, out, name)
+
+
+def test_version_2(trained, task, squad, tmp_path, call):
+    """Impossible questions: null odds are written, and the threshold moves the answers."""
+    predict = [*task, f"--init_checkpoint={trained}", "--do_predict", "--version_2_with_negative",
+               f"--predict_file={squad / 'dev-v2.0.json'}"]  # fmt: skip
+    asked = questions(squad / "dev-v2.0.json")
+    for name, threshold, empty in (("always", "-1000.0", len(asked)), ("never", "1000.0", 0)):
+        out = tmp_path / name
+        flag = f"--null_score_diff_threshold={threshold}"
+        call(run_squad, *predict, flag, f"--output_dir={out}").ok()
+        answers = json.loads((out / "predictions.json").read_text("utf-8"))
+        assert [*answers.values()].count("") == empty and len(answers) == len(asked)
+        assert json.loads((out / "null_odds.json").read_text("utf-8")).keys() == answers.keys()
+        figures = results(out)
+        assert {"exact", "f1", "total", "HasAns_exact", "NoAns_f1"} <= figures.keys()
+        assert float(figures["NoAns_exact"]) == (100 if name == "always" else 0)
+
+
+def test_version_2_trains_on_impossible_questions(task, squad, tmp_path):
+    dataset = json.loads((squad / "dev-v2.0.json").read_text("utf-8"))
+    for qa in dataset["data"][0]["paragraphs"][0]["qas"]:
+        qa["answers"] = qa["answers"][:1]
+    (tmp_path / "train.json").write_text(json.dumps(dataset), "utf-8")
+    run_squad.main([
+        *task, "--do_train", "--version_2_with_negative",
+        f"--train_file={tmp_path / 'train.json'}", f"--output_dir={tmp_path / 'out'}",
+    ])  # fmt: skip
+    assert np.isfinite(losses(tmp_path / "out")).all()
+
+
+def test_without_answers_there_are_no_figures(trained, task, squad, tmp_path, call):
+    """Nor are a byte-order mark, Windows line ends and a blank context mistakes."""
+    dataset = json.loads((squad / "dev-v1.1.json").read_text("utf-8"))
+    blank = {"context": " \n", "qas": [{"id": "blank", "question": "What?"}]}
+    dataset["data"][0]["paragraphs"].append(blank)
+    (tmp_path / "predict.json").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(dataset, indent=1).replace("\n", "\r\n").encode()
+    )
+    outcome = call(
+        run_squad, *task, f"--init_checkpoint={trained}", "--do_predict",
+        f"--predict_file={tmp_path / 'predict.json'}", f"--output_dir={tmp_path}",
+    ).ok()  # fmt: skip
+    assert "the predict file has no answers: no EM and F1" in outcome.out
+    assert not (tmp_path / "eval_results.txt").exists()
+    answers = json.loads((tmp_path / "predictions.json").read_text("utf-8"))
+    assert answers.pop("blank") == ""
+    assert answers == json.loads((trained / "predictions.json").read_text("utf-8"))
+
+
+def test_answers_at_the_wrong_place_are_counted_shown_and_skipped(task, squad, tmp_path, call):
+    dataset = json.loads((squad / "train-v1.1.json").read_text("utf-8"))
+    asked = dataset["data"][0]["paragraphs"][0]["qas"]
+    asked[1]["answers"][0]["text"] = "no such words"
+    (tmp_path / "train.json").write_text(json.dumps(dataset), "utf-8")
+    outcome = call(run_squad, *task, "--do_train", f"--train_file={tmp_path / 'train.json'}",
+                   f"--output_dir={tmp_path / 'out'}").ok()  # fmt: skip
+    assert "Could not find answer" in outcome.out
+    assert f"skipped 1 of {len(asked)} questions like these" in outcome.out
+    assert len(losses(tmp_path / "out")) == int((len(asked) - 1) / 4 * 2)
+
+
+def test_compute_padding_trains_over_every_position(task, squad, tmp_path):
+    """Google's loss is over the padding too, so it is another one, by a little."""
+    train = ["--do_train", f"--train_file={squad / 'train-v1.1.json'}", "--num_train_epochs=1"]
+    run_squad.main([*task, *train, f"--output_dir={tmp_path / 'tokens'}"])
+    run_squad.main([*task, *train, "--compute_padding", f"--output_dir={tmp_path / 'all'}"])
+    difference = np.subtract(losses(tmp_path / "tokens"), losses(tmp_path / "all"))
+    assert np.all(np.abs(difference) < 0.5) and np.isfinite(difference).all()
+
+
+@pytest.mark.parametrize("flag", ((), ("--compute_padding",)))
+def test_answers_are_sought_where_google_does(trained, task, squad, tmp_path, flag, monkeypatch):
+    """With --compute_padding the n-best search gets the padding's logits too."""
+    seen = []
+
+    def write_predictions(examples, features, results, *_):
+        for feature, result in zip(features, results, strict=True):
+            assert feature.unique_id == result.unique_id
+            wanted = 64 if flag else len(feature.input_ids)
+            assert len(result.start_logits) == len(result.end_logits) == wanted
+            seen.append(len(feature.input_ids))
+        return {}, {}
+
+    monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
+    run_squad.main([
+        *task, *flag, f"--init_checkpoint={trained}", "--do_predict", "--version_2_with_negative",
+        f"--predict_file={squad / 'dev-v2.0.json'}", f"--output_dir={tmp_path}",
+    ])  # fmt: skip
+    assert min(seen) < 64
+
+
+def test_pooler_is_kept_but_not_trained(trained, tiny_model):
+    start, end = weights(tiny_model), weights(trained)
+    for name in start:
+        same = start[name].equal(end[name])
+        assert same == name.startswith("bert.pooler."), name
+
+
+def test_trained_to_the_end_it_answers_what_it_saw(tmp_path, call):
+    """EM above 95 on the training questions; a label mistake would not get there."""
+    model = write_tiny_model(
+        tmp_path / "model", hidden_size=48, max_position_embeddings=256, intermediate_size=96,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    dataset = json.loads((SAMPLES / "SQuAD" / "train-v1.1.json").read_text("utf-8"))
+    for paragraph in dataset["data"][0]["paragraphs"]:
+        paragraph["context"] = paragraph["context"][:200]
+        paragraph["qas"] = [
+            qa
+            for qa in paragraph["qas"]
+            if qa["answers"][0]["answer_start"] + len(qa["answers"][0]["text"]) <= 200
+        ]
+    del dataset["data"][1:]
+    (tmp_path / "train.json").write_text(json.dumps(dataset), "utf-8")
+    outcome = call(
+        run_squad, *model_flags(model), "--do_train", f"--train_file={tmp_path / 'train.json'}",
+        "--do_predict", f"--predict_file={tmp_path / 'train.json'}", "--max_seq_length=256",
+        "--max_query_length=60", "--train_batch_size=4", "--num_train_epochs=200",
+        "--learning_rate=3e-3", f"--output_dir={tmp_path / 'out'}",
+    ).ok()  # fmt: skip
+    assert len(questions(tmp_path / "train.json")) >= 4
+    assert float(results(tmp_path / "out")["exact_match"]) > 95, outcome.out
+    answers = json.loads((tmp_path / "out" / "predictions.json").read_text("utf-8"))
+    assert squad_metrics.evaluate(dataset, answers)["exact_match"] > 95
+
+
+def test_resumed_squad_run_sees_the_same_questions(task, squad, tmp_path):
+    train = [*task, "--do_train", f"--train_file={squad / 'train-v1.1.json'}",
+             "--save_checkpoints_steps=1"]  # fmt: skip
+    run_squad.main([*train, f"--output_dir={tmp_path / 'one'}"])
+    run_squad.main([*train, f"--output_dir={tmp_path / 'two'}"])
+    newest = max((tmp_path / "two").glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime)
+    newest.unlink()
+    (tmp_path / "two" / "pytorch_model.bin").unlink()
+    run_squad.main([*train, f"--output_dir={tmp_path / 'two'}"])
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_google_main_gives_the_same_predictions(
+    goldens, golden_tools, bert_dir, squad_dir, tmp_path
+):
+    """predictions.json of Google's own main() from the same weights, byte for byte.
+
+    Slow (every position of every window is computed, as Google's graph does): about 40 s.
+    """
+    golden = golden_tools.load_json_gz(goldens / "e2e_run_squad_predict.json.gz")
+    run(
+        "run_squad.py", "--do_predict=true", f"--predict_file={squad_dir / 'dev-v1.1.json'}",
+        f"--vocab_file={bert_dir / 'vocab.txt'}",
+        f"--bert_config_file={bert_dir / 'bert_config.json'}",
+        f"--init_checkpoint={with_head(bert_dir, golden, 'qa_outputs', tmp_path)}",
+        f"--output_dir={tmp_path / 'out'}", "--compute_padding", "--max_seq_length=384",
+        "--doc_stride=128", env=TWO_THREADS, timeout=600,
+    ).ok()  # fmt: skip
+    got = (tmp_path / "out" / "predictions.json").read_text("utf-8")
+    assert got == golden["predictions_text"]

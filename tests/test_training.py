@@ -1,0 +1,513 @@
+"""checkpoint.py and training.py: kills, damage, resumed runs, accumulation, ranks, signals."""
+
+import json
+import re
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    SAMPLES,
+    assert_same_weights,
+    losses,
+    model_flags,
+    results,
+    run,
+    start,
+    weights,
+)
+
+import checkpoint
+import run_classifier
+import run_squad
+import training
+from data import model_inputs
+from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+from optimization import create_optimizer
+from training import LossScale, Runtime, own_parts
+
+
+def flags(model, data, *more):
+    return [
+        "--task_name=MRPC", f"--data_dir={data}", *model_flags(model), "--max_seq_length=24",
+        "--train_batch_size=4", "--learning_rate=1e-3", "--do_train", *more,
+    ]  # fmt: skip
+
+
+def train(out, *argv):
+    run_classifier.main([*argv, f"--output_dir={out}"])
+    return out
+
+
+def steps_of(out):
+    return sorted(checkpoint.checkpoints(str(out)))
+
+
+# --- killed, and started again -------------------------------------------------------------------
+
+STEPS = 60
+
+
+@pytest.fixture(scope="session")
+def long_run(tiny_model):
+    """A command of 60 steps with dropout, a checkpoint every second one."""
+    batches = STEPS / 300 * 4
+    return ["run_classifier.py", *flags(
+        tiny_model, SAMPLES / "MRPC", f"--num_train_epochs={batches}", "--save_checkpoints_steps=2"
+    )]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def never_stopped(long_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("never_stopped")
+    run(*long_run, f"--output_dir={out}").ok()
+    assert len(losses(out)) == STEPS
+    return out
+
+
+def signalled(command, out, number, step):
+    """Starts a run and sends it a signal as soon as its log shows an odd step >= `step`."""
+    process = start(*command, f"--output_dir={out}")
+    log, seen, limit = out / "training_log.jsonl", 0, time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < limit:
+        seen = log.read_bytes().count(b"\n") if log.exists() else 0
+        if seen >= step and seen % 2:
+            process.send_signal(number)
+            break
+        time.sleep(0.0005)
+    message, err = process.communicate(timeout=60)
+    return process.returncode, message, err
+
+
+def test_sigkill_between_two_checkpoints(long_run, never_stopped, tmp_path):
+    status, _, _ = signalled(long_run, tmp_path, signal.SIGKILL, 7)
+    done = len((tmp_path / "training_log.jsonl").read_text("utf-8").splitlines())
+    assert status == -signal.SIGKILL and 7 <= done < STEPS
+    assert not (tmp_path / "pytorch_model.bin").exists()
+    again = run(*long_run, f"--output_dir={tmp_path}").ok()
+    assert f"going on from {tmp_path}/checkpoint-" in again.out
+    assert_same_weights(tmp_path, never_stopped)
+    assert losses(tmp_path) == losses(never_stopped)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_sigterm_writes_a_checkpoint_and_says_so(long_run, never_stopped, tmp_path):
+    seldom = [*long_run, "--save_checkpoints_steps=1000"]  # none but that of the signal
+    status, out, _ = signalled(seldom, tmp_path, signal.SIGTERM, 5)
+    assert status == 128 + signal.SIGTERM
+    (done,) = steps_of(tmp_path)
+    assert 5 <= done < STEPS and len(losses(tmp_path)) == done  # no step is lost
+    assert f"stopped by a signal after step {done} of {STEPS}: the same command goes on" in out
+    again = run(*long_run, f"--output_dir={tmp_path}").ok()
+    assert f"going on from {tmp_path}/checkpoint-{done}.pt" in again.out
+    assert_same_weights(tmp_path, never_stopped)
+    assert losses(tmp_path) == losses(never_stopped)
+
+
+def test_sigint_ends_with_130(long_run, tmp_path):
+    status, out, err = signalled(long_run, tmp_path, signal.SIGINT, 3)
+    assert status == 128 + signal.SIGINT and "stopped by a signal" in out
+    assert "Traceback" not in err and steps_of(tmp_path)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def short_run(tiny_model, mrpc):
+    """Six steps."""
+    return flags(tiny_model, mrpc, "--num_train_epochs=2", "--save_checkpoints_steps=2")
+
+
+@pytest.fixture(scope="session")
+def short(short_run, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("short"), *short_run)
+
+
+@pytest.fixture
+def copy(short, tmp_path):
+    """A copy of that run's folder as if it had not come to its end."""
+    folder = shutil.copytree(short, tmp_path / "copy")
+    (folder / "pytorch_model.bin").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("keep", (1, 2, 100))
+def test_so_many_checkpoints_are_kept(short_run, tmp_path, keep):
+    train(tmp_path, *short_run, f"--keep_checkpoints={keep}", "--save_checkpoints_steps=1")
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6][-keep:]
+
+
+def test_every_step_may_be_the_last_before_a_kill(short_run, short, tmp_path):
+    """From the checkpoint of each step the run ends with the same bits."""
+    every = train(
+        tmp_path / "every", *short_run, "--keep_checkpoints=100", "--save_checkpoints_steps=1"
+    )
+    for step in range(1, 6):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name in (f"checkpoint-{step}.pt", "training_log.jsonl"):
+            shutil.copy(every / name, folder)
+        train(folder, *short_run)
+        assert_same_weights(folder, short)
+        assert losses(folder) == losses(short)
+
+
+def damage_bit(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", (damage_bit, lambda content: content[:-100], lambda _: b""))
+def test_damaged_newest_checkpoint(short_run, short, copy, call, damage):
+    newest = copy / "checkpoint-6.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    outcome = call(run_classifier, *short_run, f"--output_dir={copy}").ok()
+    assert f"{newest} is damaged: " in outcome.out
+    assert "going back to the checkpoint before it" in outcome.out
+    assert f"going on from {copy / 'checkpoint-4.pt'}" in outcome.out
+    assert_same_weights(copy, short)
+
+
+def test_every_flipped_bit_is_noticed(copy, tmp_path):
+    """Wherever it is, either the reader complains or the content is the true one."""
+    content = (copy / "checkpoint-6.pt").read_bytes()
+    whole = checkpoint.read_tensors(copy / "checkpoint-6.pt")
+    path, refused = tmp_path / "flipped.pt", 0
+    for bit in np.random.default_rng(0).integers(8 * len(content), size=150):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            state = checkpoint.read_tensors(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path} is damaged: ") and "\n" not in str(error)
+        else:
+            assert state["step"] == whole["step"] and state["decisive"] == whole["decisive"]
+            assert all(state["model"][n].equal(t) for n, t in whole["model"].items())
+    assert refused > 75
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    (
+        (["--learning_rate=2e-3"], "learning_rate was 0.001, is 0.002"),
+        (["--seed=1"], "seed was 42, is 1"),
+        (["--max_seq_length=23"], "max_seq_length was 24, is 23; training examples was "),
+        (["--bf16"], "bf16 was False, is True"),
+        (["--num_train_epochs=3"], "num_train_epochs was 2.0, is 3.0"),
+    ),
+)
+def test_changed_flag_on_resume(short_run, copy, call, changed, message):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    outcome = call(run_classifier, *short_run, *changed, f"--output_dir={copy}")
+    path = copy / "checkpoint-6.pt"
+    assert outcome.status == 2
+    assert outcome.err.startswith(
+        f"run_classifier.py: error: {path} is of a run with other settings ({message}"
+    )
+    assert outcome.err.endswith("use the same, another --output_dir, or --overwrite_output_dir\n")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_other_training_examples_on_resume(short_run, copy, call, mrpc, tmp_path):
+    data = shutil.copytree(mrpc, tmp_path / "data")
+    lines = (data / "train.tsv").read_text("utf-8").split("\n")
+    (data / "train.tsv").write_text("\n".join([*lines[:1], *lines[2:3], *lines[2:]]), "utf-8")
+    outcome = call(run_classifier, *short_run, f"--data_dir={data}", f"--output_dir={copy}")
+    assert outcome.status == 2 and "(training examples was " in outcome.err
+
+
+def test_flags_that_do_not_matter_may_change(short_run, short, copy, call):
+    (copy / "checkpoint-6.pt").unlink()
+    outcome = call(
+        run_classifier, *short_run, "--do_eval", "--eval_batch_size=2", "--keep_checkpoints=1",
+        "--save_checkpoints_steps=3", f"--output_dir={copy}",
+    ).ok()  # fmt: skip
+    assert f"going on from {copy / 'checkpoint-4.pt'}" in outcome.out
+    assert_same_weights(copy, short)
+    assert steps_of(copy) == [6]
+
+
+def test_overwrite_output_dir_starts_anew(short_run, copy, call, tmp_path):
+    outcome = call(
+        run_classifier, *short_run, "--seed=1", "--overwrite_output_dir", f"--output_dir={copy}"
+    ).ok()
+    assert "removing " in outcome.out and "going on from" not in outcome.out
+    assert_same_weights(copy, train(tmp_path / "fresh", *short_run, "--seed=1"))
+
+
+def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
+    """A loss that is no number stops the run at its step, before its checkpoint is written."""
+    (copy / "checkpoint-6.pt").unlink()
+    true, steps = run_classifier.loss_of, iter((1.0, float("nan")))
+    monkeypatch.setattr(run_classifier, "loss_of", lambda *batch: true(*batch) * next(steps))
+    outcome = call(run_classifier, *short_run, f"--output_dir={copy}")
+    assert outcome.status == 2 and steps_of(copy) == [4]
+    assert outcome.err.splitlines()[-1] == (
+        "run_classifier.py: error: the loss at step 6 is nan: stopped; the last checkpoint is "
+        "kept. Lower --learning_rate, or use float32"
+    )
+
+
+def test_weights_that_are_not_finite_are_not_saved(short_run, copy, call, monkeypatch):
+    """A gradient may overflow while the loss does not: the last checkpoint must stay good."""
+    (copy / "checkpoint-6.pt").unlink()
+    true = training.update
+
+    def update(runtime, optimizer, scale):
+        true(runtime, optimizer, scale)
+        optimizer.param_groups[0]["params"][0].data.view(-1)[5] = float("inf")
+
+    monkeypatch.setattr(training, "update", update)
+    outcome = call(run_classifier, *short_run, "--save_checkpoints_steps=1", f"--output_dir={copy}")
+    assert outcome.status == 2 and steps_of(copy) == [4]
+    assert re.fullmatch(
+        r"run_classifier.py: error: bert\.\S+ is not finite after step 5: stopped, not saved",
+        outcome.err.splitlines()[-1],
+    )
+
+
+def test_full_disk_in_the_loop(short_run, copy, call):
+    """One line on a line of its own, and the checkpoint before it stays."""
+    (copy / "checkpoint-6.pt").unlink()
+    (copy / "checkpoint-6.pt.tmp").mkdir()
+    outcome = call(run_classifier, *short_run, f"--output_dir={copy}")
+    assert outcome.status == 2 and steps_of(copy) == [4]
+    assert re.fullmatch(
+        r"run_classifier.py: error: \S+/checkpoint-6.pt could not be written \(0 MB\): .+",
+        outcome.err.splitlines()[-1],
+    )
+
+
+def test_a_full_disk_is_told_and_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "weights.bin"
+    checkpoint.save_tensors({"a": torch.ones(3)}, str(path))
+    (tmp_path / "weights.bin.tmp").mkdir()  # nothing can be written there
+    with pytest.raises(OSError, match=r"weights.bin could not be written \(4 MB\): "):
+        checkpoint.save_tensors({"a": torch.ones(1_000_000)}, str(path))
+    assert checkpoint.read_tensors(path)["a"].equal(torch.ones(3))
+
+
+def test_replacing_leaves_nothing_behind_after_an_error(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyError), checkpoint.replacing(str(tmp_path / "file")) as file:
+        file.write("new")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+# --- accumulation, ranks, replicas ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def exact_run(tiny_model_without_dropout, mrpc):
+    """Six steps without dropout, so that parts of a batch do as the whole does."""
+    return flags(tiny_model_without_dropout, mrpc, "--num_train_epochs=2")
+
+
+@pytest.fixture(scope="session")
+def exact(exact_run, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("exact"), *exact_run, "--do_eval", "--do_predict")
+
+
+def assert_close_runs(one, other, tolerance):
+    assert np.abs(np.subtract(losses(one), losses(other))).max() < tolerance
+    one, other = weights(one), weights(other)
+    assert max((one[name] - other[name]).abs().max().item() for name in one) < 10 * tolerance
+
+
+@pytest.mark.parametrize("flag", ("gradient_accumulation_steps", "accumulate_gradients"))
+@pytest.mark.parametrize("accumulation", (2, 3, 4))
+def test_accumulation_changes_nothing(exact_run, exact, tmp_path, flag, accumulation):
+    train(tmp_path, *exact_run, f"--{flag}={accumulation}")
+    assert_close_runs(tmp_path, exact, 2e-6)
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def test_two_ranks_train_as_one_process(exact_run, exact, tmp_path):
+    out = tmp_path / "two"
+    outcome = run(*TORCHRUN, "run_classifier.py", *exact_run, "--do_eval", "--do_predict",
+                  f"--output_dir={out}").ok()  # fmt: skip
+    assert outcome.out.count("weights from ") == 1, "only rank 0 speaks"
+    assert "2 ranks" in outcome.out
+    assert_close_runs(out, exact, 1e-5)
+    assert steps_of(out) == [6] and not list(out.glob("*.tmp"))
+    # The same weights evaluated by one process give the same files, byte for byte.
+    alone = tmp_path / "alone"
+    alone_flags = [flag for flag in exact_run if flag != "--do_train"]
+    train(alone, *alone_flags, f"--init_checkpoint={out}", "--do_eval", "--do_predict")
+    for name in ("eval_results.txt", "test_results.tsv"):
+        assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert len((out / "test_results.tsv").read_text("utf-8").splitlines()) == 5
+
+
+def test_two_ranks_on_squad_and_resumed_by_one(tiny_model_without_dropout, squad, tmp_path):
+    command = [
+        *model_flags(tiny_model_without_dropout), "--max_seq_length=64", "--max_query_length=24",
+        "--doc_stride=16", "--train_batch_size=3", "--num_train_epochs=2", "--learning_rate=1e-3",
+        "--do_train", f"--train_file={squad / 'train-v1.1.json'}", "--do_predict",
+        f"--predict_file={squad / 'dev-v1.1.json'}", "--save_checkpoints_steps=1",
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_squad.main([*command, f"--output_dir={one}"])
+    run(*TORCHRUN, "run_squad.py", *command, "--local_rank=0", f"--output_dir={two}").ok()
+    assert_close_runs(one, two, 1e-5)
+    assert (one / "predictions.json").read_text() == (two / "predictions.json").read_text()
+    # The number of ranks may change when a run goes on.
+    newest, _ = checkpoint.checkpoints(str(two)).values()
+    (tmp_path / "two" / "pytorch_model.bin").unlink()
+    shutil.move(newest, tmp_path / "newest.pt")
+    run_squad.main([*command, f"--output_dir={two}"])
+    assert_close_runs(one, two, 1e-5)
+
+
+@pytest.mark.parametrize("world_size", (1, 2, 3))
+@pytest.mark.parametrize("accumulation", (1, 2, 4))
+def test_parts_of_a_step_cover_it_once(world_size, accumulation):
+    indices = np.random.default_rng(0).permutation(37)[:13]
+    args = SimpleNamespace(gradient_accumulation_steps=accumulation)
+    parts = []
+    for rank in range(world_size):
+        runtime = Runtime(torch.device("cpu"), rank, world_size)
+        own = own_parts(args, runtime, indices)
+        assert len(own) == accumulation
+        parts += own
+    assert np.concatenate(parts).tolist() == indices.tolist()
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
+
+
+def features(rng, lengths):
+    rows = []
+    for length in lengths:
+        ids = rng.integers(5, 90, length).astype(np.int32)
+        segments = (np.arange(length) > length // 2).astype(np.int32)
+        start, end = sorted(rng.integers(0, length, 2).tolist())
+        rows.append(SimpleNamespace(input_ids=ids, segment_ids=segments, label_id=length % 2,
+                                    start_position=start, end_position=end))  # fmt: skip
+    return rows
+
+
+class Replicas(torch.nn.Module):
+    """What DataParallel does, one replica after the other: scatter, forward, gather."""
+
+    def __init__(self, module, devices):
+        super().__init__()
+        self.module, self.devices = module, devices
+
+    def forward(self, *inputs):
+        chunks = zip(*(tensor.chunk(self.devices) for tensor in inputs))
+        outputs = [self.module(*chunk) for chunk in chunks]
+        if isinstance(outputs[0], tuple):
+            return tuple(map(torch.cat, zip(*outputs)))
+        return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("driver", (run_classifier, run_squad))
+@pytest.mark.parametrize("devices", (2, 3, 4))
+def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
+    driver, devices, tiny_model_without_dropout
+):
+    """The loss is the mean over examples, not over replicas; so is the norm for clipping."""
+    config = BertConfig.from_json_file(tiny_model_without_dropout / "bert_config.json")
+    is_squad = driver is run_squad
+    model_class = BertForQuestionAnswering if is_squad else BertForSequenceClassification
+    rows = features(np.random.default_rng(devices), (13, 5, 29, 2, 37, 11, 7))
+
+    def batch():
+        targets = torch.tensor([row.label_id for row in rows])
+        if is_squad:
+            targets = [torch.tensor([getattr(row, f"{end}_position") for row in rows])
+                       for end in ("start", "end")]  # fmt: skip
+        return model_inputs(rows), targets, len(rows)
+
+    found = []
+    for replicated in (False, True):
+        torch.manual_seed(0)
+        model = model_class(config)
+        optimizer = create_optimizer(model, 1e-3, 10, 1)
+        loss = driver.loss_of(Replicas(model, devices) if replicated else model, batch())
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((loss.item(), optimizer.global_norm().item(), gradients))
+    (loss, norm, gradients), (its_loss, its_norm, its_gradients) = found
+    assert its_loss == pytest.approx(loss, abs=1e-6)
+    assert its_norm == pytest.approx(norm, rel=1e-5)
+    for gradient, its in zip(gradients, its_gradients, strict=True):
+        assert torch.allclose(gradient, its, atol=1e-6)
+
+
+def test_predict_gives_each_feature_its_own_output():
+    rows = features(np.random.default_rng(0), (13, 5, 29, 2, 37, 11, 7))
+    sizes, runtime = [], Runtime(torch.device("cpu"))
+
+    def outputs_of(model, batch):
+        sizes.append(len(batch))
+        return [len(row.input_ids) for row in batch]
+
+    got = training.predict(
+        runtime, torch.nn.Linear(1, 1), rows, 3, lambda rows, total: rows, outputs_of, "test"
+    )
+    assert got == [13, 5, 29, 2, 37, 11, 7] and sizes == [3, 3, 1]
+
+
+# --- the rest of the loop ------------------------------------------------------------------------
+
+
+def test_loss_scale():
+    scale = LossScale()
+    assert scale.value == 65536 and scale.allows(torch.tensor(1.0)) and scale.used == 65536
+    assert not scale.allows(torch.tensor(float("inf"))) and scale.value == 32768
+    assert not scale.allows(torch.tensor(float("nan"))) and scale.value == 16384
+    assert scale.skipped == 2 and scale.good_steps == 0
+    for _ in range(1999):
+        assert scale.allows(torch.tensor(1.0))
+    assert scale.value == 16384 and scale.allows(torch.tensor(1.0)) and scale.value == 32768
+    fixed = LossScale(128.0)
+    assert not fixed.allows(torch.tensor(float("inf"))) and fixed.value == 128
+
+
+def test_dropout_differs_by_step_part_rank_and_seed():
+    numbers = [(s, t, m, r) for s in range(3) for t in range(4) for m in range(3) for r in range(3)]
+    seeds = {training.dropout_seed(*number) for number in numbers}
+    assert len(seeds) == len(numbers) and all(0 <= seed < 2**63 for seed in seeds)
+    assert training.dropout_seed(1, 2, 3, 4) == training.dropout_seed(1, 2, 3, 4)
+
+
+def test_log_has_learning_rate_and_speed(short):
+    lines = (short / "training_log.jsonl").read_text("utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    rates = [entry["learning_rate"] for entry in entries]
+    # No warm-up: int(6 * 0.1) = 0 steps; then the decay from step 0, as Google's.
+    assert np.allclose(rates, [1e-3 * (1 - step / 6) for step in range(6)], rtol=1e-5)
+    assert all(entry["examples_per_second"] > 0 for entry in entries)
+
+
+def test_schedule_and_warmup_reach_the_optimizer(short_run, tmp_path):
+    train(tmp_path, *short_run, "--schedule=warmup_constant", "--warmup_proportion=0.5")
+    lines = (tmp_path / "training_log.jsonl").read_text("utf-8").splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert np.allclose(rates, np.array([0, 1, 2, 3, 3, 3]) * 1e-3 / 3, atol=1e-9)
+
+
+def test_results_are_written_as_float32(tmp_path, capsys):
+    checkpoint.write_results(
+        str(tmp_path / "eval_results.txt"), {"a": 0.1 + 0.2, "global_step": 7, "b": np.float32(0.3)}
+    )
+    assert results(tmp_path) == {"a": "0.3", "global_step": "7", "b": "0.3"}
+    assert capsys.readouterr().out == (tmp_path / "eval_results.txt").read_text("utf-8")
+
+
+def test_importing_the_drivers_does_nothing(tmp_path):
+    code = "import sys; sys.argv = ['x', '--nonsense']; import run_classifier, run_squad"
+    outcome = run("-c", code).ok()
+    assert outcome.out == outcome.err == ""

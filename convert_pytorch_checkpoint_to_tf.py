@@ -56,7 +56,7 @@ def convert_pytorch_checkpoint_to_tf(pytorch_model_path, bert_config_file, tf_ch
 def main():
     run(
         convert_pytorch_checkpoint_to_tf,
-        __doc__.split("\n")[0],
+        *__doc__.split("\n\n")[:2],
         pytorch_model_path="state dict to read: a .bin or .safetensors file, or its folder",
         bert_config_file="the bert_config.json of that model",
         tf_checkpoint_path="prefix of the checkpoint to write",

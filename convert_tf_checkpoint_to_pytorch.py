@@ -9,11 +9,11 @@ Takes what google-research/bert saves: the encoder, bare or with the heads of pr
 classification, SQuAD. PyTorch is imported where it is needed: flags are read without it.
 """
 
-import argparse
 import os
 import tempfile
 from collections import Counter
 
+from flags import Parser
 from tf_checkpoint import Checkpoint
 
 
@@ -133,11 +133,11 @@ def print_summary(path, tensors, skipped, variables=()):
     print("skipped", ", ".join(f"{kind} ({n})" for kind, n in kinds.items()) or "nothing")
 
 
-def run(function, description, **flags):
+def run(function, description, example, **flags):
     """The command line of `function`, whose arguments are the flags. Mistakes end with status 2."""
-    parser = argparse.ArgumentParser(prog=f"{function.__name__}.py", description=description)
-    for flag, text in flags.items():
-        parser.add_argument(f"--{flag}", required=True, help=text)
+    parser = Parser(description, example)
+    parser.prog = f"{function.__name__}.py"
+    parser.flags("files", **{flag: (..., text) for flag, text in flags.items()})
     try:
         function(**vars(parser.parse_args()))
     except (ValueError, OSError) as error:
@@ -149,7 +149,7 @@ def run(function, description, **flags):
 def main():
     run(
         convert_tf_checkpoint_to_pytorch,
-        __doc__.split("\n")[0],
+        *__doc__.split("\n\n")[:2],
         tf_checkpoint_path="prefix of the checkpoint to read (or its .index file, or its folder)",
         bert_config_file="the bert_config.json of that checkpoint",
         pytorch_dump_path="file to write, or a folder for pytorch_model.bin",

@@ -10,6 +10,7 @@ The letters in the shape comments are explained in packing.py.
 
 import json
 import os
+import pickle
 import re
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
@@ -523,7 +524,9 @@ def read_state_dict(path):
     except OSError:
         raise
     except Exception as error:  # The readers raise nearly every type on damaged bytes.
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "nothing but plain tensors is unpickled"
         raise ValueError(f"{path} is damaged, or no file of PyTorch weights: {reason}") from None
     values = weights.values() if isinstance(weights, dict) else [None]
     if not all(isinstance(value, torch.Tensor) for value in values):
@@ -570,7 +573,10 @@ def load_weights(model, path_or_state_dict):
         if name.startswith("bert.") and not name.startswith(unread):
             found, wanted = shapes.get(name, "missing"), list(targets[name].shape)
             raise ValueError(f"{source}: {name} is {found}, the model's is {wanted}")
+    unused = given.keys() - fitting
+    if deeper := [name for name in unused if name.startswith("bert.encoder.layer.")]:
+        raise ValueError(f"{source}: {min(deeper)} is of a larger model than the configuration's")
     with torch.no_grad():
         for name in fitting:
             targets[name].copy_(given[name])
-    return unfilled, sorted(given.keys() - fitting)
+    return unfilled, sorted(unused)

@@ -284,6 +284,7 @@ def parse_args(argv=None):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
     if args.task_name.lower() not in PROCESSORS:
         raise ValueError(f"--task_name {args.task_name} is none of {', '.join(PROCESSORS)}")
+    args.task_name = args.task_name.lower()
     if args.max_seq_length < 3:
         raise ValueError(f"--max_seq_length is {args.max_seq_length}, but must be 3 or more")
     return args
@@ -344,7 +345,7 @@ def write_test_results(output_dir, logits, labels, variant, server_file):
 
 def main(argv=None):
     args = parse_args(argv)
-    processor = PROCESSORS[args.task_name.lower()]()
+    processor = PROCESSORS[args.task_name]()
     labels = processor.get_labels()
     runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
@@ -352,6 +353,11 @@ def main(argv=None):
     flags.check_model(config, tokenizer.vocab, args)
     weights = training.initial_weights(args, labels=labels)
 
+    model = BertForSequenceClassification(config, len(labels) or 1)
+    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
+    model.bert.compute_padding = args.compute_padding
+    model.to(runtime.device)
+    training.announce(args, runtime, model)
     wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
     features = {}
     for name, file in processor.files.items():
@@ -363,11 +369,6 @@ def main(argv=None):
             )
             training.describe(runtime, name, features[name], args.max_seq_length, tokenizer.vocab)
 
-    model = BertForSequenceClassification(config, len(labels) or 1)
-    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
-    model.bert.compute_padding = args.compute_padding
-    model.to(runtime.device)
-    training.announce(args, runtime, model)
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows, total):

@@ -141,6 +141,12 @@ def main(argv=None):
     flags.check_model(config, tokenizer.vocab, args)
     weights = training.initial_weights(args)
 
+    model = BertForQuestionAnswering(config)
+    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
+    model.bert.compute_padding = args.compute_padding
+    model.to(runtime.device)
+    training.announce(args, runtime, model)
+
     def load(name, path, is_training):
         examples = read_squad_examples(
             path, is_training, args.version_2_with_negative, log=runtime.print
@@ -160,11 +166,6 @@ def main(argv=None):
         predict_examples, predict_features = load("predict", args.predict_file, False)
         dataset = read_answers(args.predict_file, args.version_2_with_negative)
 
-    model = BertForQuestionAnswering(config)
-    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
-    model.bert.compute_padding = args.compute_padding
-    model.to(runtime.device)
-    training.announce(args, runtime, model)
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows, total):

@@ -15,8 +15,7 @@ import sys
 from collections import Counter
 from itertools import accumulate
 
-# The 2.0 script's default: a question whose null odds exceed this counts as answered with "".
-NA_PROB_THRESH = 1.0
+NA_PROB_THRESH = 1.0  # the 2.0 script's default: null odds above it count as the answer ""
 
 
 def normalize_answer(text):
@@ -136,6 +135,7 @@ def _load_json(path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="SQuAD's exact match and F1, 1.1 and 2.0.")
+    parser.error = lambda message: parser.exit(2, f"squad_metrics.py: error: {message}\n")
     parser.add_argument("dataset", help="SQuAD file with answers")
     parser.add_argument("predictions", help="JSON object: question id to answer")
     parser.add_argument("--na-prob-file", "--na_prob_file", help="JSON object: id to null odds")

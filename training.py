@@ -228,11 +228,12 @@ def train(args, runtime, model, features, make_batch, loss_of, fields, num_examp
             for micro_step, part in enumerate(own_parts(args, runtime, indices)):
                 torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
                 last = micro_step == args.gradient_accumulation_steps - 1
-                with runtime.autocast():
-                    batch = make_batch([features[index] for index in part], len(indices))
-                    with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
+                batch = make_batch([features[index] for index in part], len(indices))
+                with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
+                    with runtime.autocast():
                         part_loss = loss_of(replica, batch)
-                        (part_loss * scale.value if scale else part_loss).backward()
+                    # Outside: what ran in float32 goes backward in float32 too.
+                    (part_loss * scale.value if scale else part_loss).backward()
                 loss += part_loss.detach()
             learning_rate = optimizer.get_lr()
             update(runtime, optimizer, scale)

@@ -12,6 +12,7 @@ Contenders, each a whole step (batch, forward, backward, clipping, optimizer) on
 
 The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads;
 useful FLOPs are those of tokens: 8LH² + 4LHI + 4L²H a layer and example, three times for a step.
+Memory is the largest resident set of a process of its own that does five steps.
 """
 
 import common
@@ -19,8 +20,12 @@ import common
 args = common.parse_args(
     __doc__.split("\n")[0], rounds=(12, "timed steps of each"), shape=("", "384-wide or BERT-Base"),
     task=("", "MRPC or SQuAD"), dtype=("", "float32 or bfloat16"),
+    child=("", "used by itself"),
 )  # fmt: skip
 
+import resource  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 import time  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -142,20 +147,50 @@ def useful_flops(shape, features):
     return 3 * layers * forward.sum()
 
 
-def compare(task, shape, dtype, features):
+def make_step(name, task, shape, dtype):
+    """The step of one contender."""
+    if name == "ours":
+        return ours(task, shape, dtype)
+    if name == "best":
+        return theirs(task, shape, torch.bfloat16, 0)
+    written_out = name == "first port"
+    attention = "eager" if written_out else "sdpa"
+    return theirs(task, shape, torch.float32, WIDTH[task], attention, written_out)
+
+
+def batches_of(task, features, rounds):
+    """Batches in random order, and the same examples in batches of like length."""
     size, rng = BATCH[task], np.random.default_rng(0)
-    rounds = max(4, args.rounds // 3) if args.quick or shape == "BERT-Base" else args.rounds
     chosen = [features[i] for i in rng.permutation(len(features))[: rounds * size]]
-    batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     by_length = sorted(chosen, key=lambda f: len(f.input_ids))
-    grouped = [by_length[i : i + size] for i in range(0, len(by_length), size)]
-    grouped = [grouped[i] for i in rng.permutation(len(grouped))]
-    full, best = WIDTH[task], theirs(task, shape, torch.bfloat16, 0)
+    batches, grouped = (
+        [data[i : i + size] for i in range(0, len(data), size)] for data in (chosen, by_length)
+    )
+    return batches, [grouped[i] for i in rng.permutation(len(grouped))]
+
+
+def peak_memory(name, task, shape, dtype):
+    """Largest resident set in MB of a process that does five steps of one contender."""
+    child = f"{name}:{task}:{shape}:{str(dtype)[6:]}"
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--child", child]
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    return float(output.split()[-1])
+
+
+def child(name, task, shape, dtype):
+    step = make_step(name, task, shape, getattr(torch, dtype))
+    for batch in batches_of(task, features_of(task), 5)[0]:
+        step(batch)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def compare(task, shape, dtype, features):
+    rounds = max(4, args.rounds // 3) if args.quick or shape == "BERT-Base" else args.rounds
+    batches, grouped = batches_of(task, features, rounds)
+    chosen = [feature for batch in batches for feature in batch]
     steps = {
-        "ours": (ours(task, shape, dtype), batches),
-        "default": (theirs(task, shape, torch.float32, full), batches),
-        "first port": (theirs(task, shape, torch.float32, full, "eager", True), batches),
-        "best": (best, grouped),
+        name: (make_step(name, task, shape, dtype), grouped if name == "best" else batches)
+        for name in ("ours", "default", "first port", "best")
     }
     contenders = {
         name: lambda number, step=step, data=data: step(data[number % len(data)])
@@ -172,15 +207,19 @@ def compare(task, shape, dtype, features):
     # Grouped batches differ from round to round, so this one is compared by its sum.
     total = sum(seconds["best"]) / sum(seconds["ours"])
     ratio["best"] = {"median": total, "low": total, "high": total}
+    memory = {name: peak_memory(name, task, shape, dtype) for name in ("ours", "default")}
     share = useful_flops(shape, chosen) / sum(seconds["ours"]) / max(ceiling)
     return {
         "task": task, "shape": shape, "dtype": str(dtype)[6:], "ratio": ratio,
         "tokens_per_second": {name: tokens / sum(times) for name, times in seconds.items()},
-        "limit_gflops": max(ceiling) / 1e9, "share_of_limit": share,
+        "limit_gflops": max(ceiling) / 1e9, "share_of_limit": share, "peak_memory_mb": memory,
     }  # fmt: skip
 
 
 def main():
+    if args.child:
+        child(*args.child.split(":"))
+        return
     figures = []
     print(
         f"transformers {transformers.__version__}; {args.threads} threads; ours is n times as fast"
@@ -196,12 +235,13 @@ def main():
             *(common.text(f["ratio"][name]) for name in ("default", "best", "first port")),
             *(f"{f['tokens_per_second'][name]:.0f}" for name in ("ours", "default", "best")),
             f"{f['limit_gflops']:.0f}", f"{f['share_of_limit']:.2f}",
+            f"{f['peak_memory_mb']['ours'] / f['peak_memory_mb']['default']:.2f}",
         ]
         for f in figures
     ]  # fmt: skip
     header = ["task", "shape", "ours in", "× default (float32)", "× best (bfloat16)",
               "× first port (float32)", "tokens/s ours", "default", "best", "limit GFLOP/s",
-              "share"]  # fmt: skip
+              "share", "memory / default"]  # fmt: skip
     common.table("Fine-tuning steps", header, rows)
     common.finish(args, figures)
 

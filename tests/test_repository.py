@@ -28,7 +28,7 @@ PLAN = {
     "checkpoint": (210, {"flags"}),
     "training": (400, {"data", "optimization", "flags", "checkpoint"}),
     "squad_data": (600, {"tokenization"}),
-    CONVERT: (160, {"modeling", "tf_checkpoint"}),
+    CONVERT: (160, {"modeling", "tf_checkpoint", "flags"}),
     "convert_pytorch_checkpoint_to_tf": (100, {"modeling", "tf_checkpoint", CONVERT}),
     "report": (250, set()),
     "run_classifier": (450, BASE | {"glue_metrics", CONVERT, "report"}),

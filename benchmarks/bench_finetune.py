@@ -23,7 +23,6 @@ args = common.parse_args(
     child=("", "used by itself"),
 )  # fmt: skip
 
-import resource  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
@@ -181,7 +180,7 @@ def child(name, task, shape, dtype):
     step = make_step(name, task, shape, getattr(torch, dtype))
     for batch in batches_of(task, features_of(task), 5)[0]:
         step(batch)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(common.peak_memory())
 
 
 def compare(task, shape, dtype, features):

@@ -12,7 +12,6 @@ args = common.parse_args(
 
 import json  # noqa: E402
 import math  # noqa: E402
-import resource  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -76,7 +75,7 @@ def child(what, size):
         seconds = featurising(5, size)
     else:
         seconds = training_step(**{**DEFAULT, what: size})
-    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    print(json.dumps([seconds, common.peak_memory()]))
 
 
 def main():

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -82,6 +83,15 @@ def ratios(seconds, baseline):
         name: spread([b / a for a, b in zip(times, seconds[baseline])])
         for name, times in seconds.items()
     }
+
+
+def peak_memory():
+    """This process's largest resident set in MB."""
+    if os.path.exists("/proc/self/status"):
+        # getrusage counts what a parent held when it started this process, too.
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def text(figure):

@@ -316,7 +316,8 @@ def test_norm_counts_every_looked_up_token(head, bf16):
     norm = optimizer.global_norm().item()
     assert norm == pytest.approx(wanted, rel=1e-3 if bf16 else 1e-5)
     words = tracked.bert.embeddings.word_embeddings
-    assert abs(words.weight.grad.square().sum() / words.squared_norm.grad - 1) > 1e-2
+    # The two differ by more than the tolerance (of squares: twice), so that the test can fail.
+    assert abs(words.weight.grad.square().sum() / words.squared_norm.grad - 1) > 4e-3
 
 
 def test_tied_decoder_trains_the_table():

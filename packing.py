@@ -71,22 +71,33 @@ class Packing:
 
 
 def random_words(shape):
-    """int16 numbers, all as likely: cut from wide ones, they cost a seventh of F.dropout's."""
+    """Whole numbers from -2**15 to 2**15 - 1, all as likely, as float32.
+
+    Cut from wide random numbers they cost a seventh of F.dropout's.
+    """
     count = math.prod(shape)
     wide = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return wide.view(torch.int16)[:count].view(shape)
+    return wide.view(torch.int16)[:count].view(shape).float()
 
 
-def drop(x, words, probability):
-    """float32 of x: 0 where the word is among the lowest, scaled up by the true rate elsewhere."""
+def where_above(x, words, threshold):
+    """x where its word is above `threshold`, else 0: F.threshold's gradient, the fastest kernel."""
+    return torch.ops.aten.threshold_backward(x, words, threshold)
+
+
+def word_dropout(probability):
+    """(threshold, scale): a word that is not above the one drops; what stays grows by the other.
+
+    The rate is `probability` to the nearest 2**-16, and the scale is that rate's.
+    """
     dropped = round(probability * 2**16)
-    kept = torch.ops.aten.threshold_backward(x.float(), words.float(), dropped - 2**15 - 1)
-    return kept.mul_(2**16 / (2**16 - dropped))
+    return dropped - 2**15 - 1, 2**16 / (2**16 - dropped)
 
 
 def dropout(x, probability, training):
     if x.device.type == "cpu" and probability and training:
-        return drop(x, random_words(x.shape), probability)
+        threshold, scale = word_dropout(probability)
+        return where_above(x.float(), random_words(x.shape), threshold).mul_(scale)
     return F.dropout(x, probability, training)
 
 
@@ -99,9 +110,14 @@ def padded_attention(qkv, packing, num_heads, dropout_prob):
     return context.transpose(1, 2).flatten(2).flatten(0, 1)[packing.source]
 
 
-def heads(packed, count):
-    """[F, count*H] -> [count, F, H]"""
-    return packed.unflatten(1, (count, -1)).transpose(0, 1)
+def heads(packed, count, lengths):
+    """[P, count*H] -> for each sequence [count, F, H]"""
+    return packed.unflatten(1, (count, -1)).transpose(0, 1).split(lengths, dim=1)
+
+
+def product(a, b, scale):
+    """(a @ b) * scale of matrices in batches, in one kernel call."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)  # Beta 0: adds nothing.
 
 
 class PackedAttention(torch.autograd.Function):
@@ -110,38 +126,43 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, qkv, packing, num_heads, dropout_prob):
-        ctx.lengths, ctx.num_heads, ctx.dropout_prob = packing.lengths, num_heads, dropout_prob
         context, saved = qkv.new_empty((len(qkv), qkv.shape[1] // 3)), [qkv]
-        biases = repeat(0.0) if packing.bias is None else packing.bias.split(ctx.lengths)
-        packed = (each.split(ctx.lengths) for each in (qkv, context))
-        for one, context_layer, bias in zip(*packed, biases):
-            query, key, value = heads(one.float(), 3 * num_heads).chunk(3)  # [N, F, H]
-            scores = (query @ key.transpose(1, 2)).mul_(1.0 / math.sqrt(query.shape[-1]))
-            probs = scores.add_(bias).softmax(dim=-1)  # [N, F, T]
-            words = random_words(probs.shape) if dropout_prob else None
-            kept = drop(probs, words, dropout_prob) if dropout_prob else probs
-            heads(context_layer, num_heads).copy_(kept @ value)
+        threshold, kept_scale = word_dropout(dropout_prob)
+        scale = 1.0 / math.sqrt(context.shape[1] // num_heads)
+        lengths = packing.lengths
+        biases = repeat(None) if packing.bias is None else packing.bias.split(lengths)
+        pairs = zip(heads(qkv, 3 * num_heads, lengths), heads(context, num_heads, lengths))
+        for (one, context_layer), bias in zip(pairs, biases):
+            query, key, value = one.float().chunk(3)  # [N, F, H]
+            # Scaled after the product, as Google's; the kernel would scale before, and round more.
+            scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+            kept = probs = (scores if bias is None else scores.add_(bias)).softmax(dim=-1)
+            if dropout_prob:
+                kept = where_above(probs, random_words(probs.shape), threshold)  # [N, F, T]
+            context_layer.copy_(product(kept, value, kept_scale))
             if ctx.needs_input_grad[0]:
-                saved += probs, words
+                saved += probs, kept
         ctx.save_for_backward(*saved)
+        ctx.constants = lengths, num_heads, scale, kept_scale
         return context
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad):
         qkv, *saved = ctx.saved_tensors
+        lengths, num_heads, scale, kept_scale = ctx.constants
         grad_qkv = torch.empty_like(qkv)
-        packed = (each.split(ctx.lengths) for each in (qkv, grad, grad_qkv))
-        for one, grad_context, grad_one, probs, words in zip(*packed, saved[::2], saved[1::2]):
-            query, key, value = heads(one.float(), 3 * ctx.num_heads).chunk(3)
-            grad_query, grad_key, grad_value = heads(grad_one, 3 * ctx.num_heads).chunk(3)
-            grad_context = heads(grad_context.float(), ctx.num_heads)
-            kept, grad_probs = probs, grad_context @ value.transpose(1, 2)
-            if words is not None:
-                kept, grad_probs = (drop(x, words, ctx.dropout_prob) for x in (probs, grad_probs))
+        counts = ((qkv, 3 * num_heads), (grad, num_heads), (grad_qkv, 3 * num_heads))
+        packed = (heads(each, count, lengths) for each, count in counts)
+        for one, grad_context, grad_one, probs, kept in zip(*packed, saved[::2], saved[1::2]):
+            query, key, value = one.float().chunk(3)
+            grad_query, grad_key, grad_value = grad_one.chunk(3)
+            grad_context = grad_context.float()
+            grad_probs = product(grad_context, value.transpose(1, 2), kept_scale)
+            if kept is not probs:  # What was dropped is 0; where probs is, this gradient is moot.
+                grad_probs = where_above(grad_probs, kept, 0)
             grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-            grad_scores.mul_(1.0 / math.sqrt(query.shape[-1]))
-            grad_query.copy_(grad_scores @ key)
-            grad_key.copy_(grad_scores.transpose(1, 2) @ query)
-            grad_value.copy_(kept.transpose(1, 2) @ grad_context)
+            grad_query.copy_(product(grad_scores, key, scale))
+            grad_key.copy_(product(grad_scores.transpose(1, 2), query, scale))
+            grad_value.copy_(product(kept.transpose(1, 2), grad_context, kept_scale))
         return grad_qkv, None, None, None

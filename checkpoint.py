@@ -9,56 +9,42 @@ import json
 import os
 import shutil
 import sys
-import zipfile
 import zlib
 
 import numpy as np
 import torch
 
 from flags import MEANINGLESS
+from weights import (
+    WEIGHT_FILES,
+    damage_named,
+    read_archive,
+    replacing,
+    write_bin,
+    write_safetensors,
+)
 
-WEIGHTS, CONFIG, VOCAB, RUN, LOG = (
-    "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl"
-)  # fmt: skip
+WEIGHTS, SAFETENSORS = WEIGHT_FILES
+CONFIG, VOCAB, RUN, LOG = "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl"
 
 # Flags that do not change what training computes: a run may be resumed with others.
 NEUTRAL = {
     "do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size", "predict_file",
     "output_dir", "data_dir", "train_file", "overwrite_output_dir", "save_checkpoints_steps",
     "keep_checkpoints", "local_rank", "no_cuda", "gradient_accumulation_steps", "n_best_size",
-    "max_answer_length", "null_score_diff_threshold", "verbose_logging",
+    "max_answer_length", "null_score_diff_threshold", "verbose_logging", "save_safetensors",
+    "tensorboard", "seeds", "interactive", "input_file", "max_eval_steps",
     *MEANINGLESS,
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def replacing(path, mode="w"):
-    """A file to write that takes the place of `path` once it is whole and on the disk."""
-    aside = f"{path}.tmp"
-    try:
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(aside)
-        raise
-
-
 def save_tensors(values, path):
     """torch.save, written aside. Raises OSError, with how much is needed where the disk is full."""
-    try:
-        with replacing(path, "wb") as file:
+    with replacing(path, "wb", sum(tensor.nbytes for tensor in _tensors(values))) as file:
+        try:
             torch.save(values, file)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer hides a full disk in the latter.
-        cause = error if isinstance(error, OSError) else error.__context__ or error
-        size = sum(t.nbytes for t in _tensors(values))
-        raise OSError(f"{path} could not be written ({size / 1e6:.0f} MB): {cause}") from None
+        except RuntimeError as error:  # PyTorch's writer hides a full disk in one.
+            raise OSError(error.__context__ or error) from None
 
 
 def _tensors(values):
@@ -71,15 +57,8 @@ def _tensors(values):
 
 def read_tensors(path):
     """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
-    try:
-        damaged = zipfile.ZipFile(path).testzip()
-        if damaged:
-            raise ValueError(f"the checksum of {damaged} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # The readers raise nearly every type on damaged bytes.
-        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    with damage_named(path):
+        return read_archive(path)
 
 
 def save_model(args, runtime, model, config, **facts):
@@ -89,29 +68,63 @@ def save_model(args, runtime, model, config, **facts):
     path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
     with replacing(path(CONFIG)) as file:
         file.write(config.to_json_string())
-    if os.path.abspath(args.vocab_file) != os.path.abspath(path(VOCAB)):
-        with open(args.vocab_file, "rb") as source, replacing(path(VOCAB), "wb") as file:
+    vocab_file = args.vocab_file  # None where run_pretraining.py was given none
+    if vocab_file and os.path.abspath(vocab_file) != os.path.abspath(path(VOCAB)):
+        with open(vocab_file, "rb") as source, replacing(path(VOCAB), "wb") as file:
             shutil.copyfileobj(source, file)
     facts = {
         "script": os.path.basename(sys.argv[0]),
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
+        "strip_accents": args.strip_accents,
         "torch": torch.__version__,
         **facts,
     }
-    with replacing(path(RUN)) as file:
-        json.dump(facts, file, indent=2)
-    save_tensors(model.state_dict(), path(WEIGHTS))
+    for name, values in {RUN: facts, **files_of_transformers(model, config, facts)}.items():
+        with replacing(path(name)) as file:
+            json.dump(values, file, indent=2)
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    write_bin(path(WEIGHTS), arrays.items(), sum(array.nbytes for array in arrays.values()))
+    if args.save_safetensors:
+        write_safetensors(path(SAFETENSORS), arrays)
+    else:  # An earlier run's would be taken for this one's by other libraries.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path(SAFETENSORS))
+
+
+def files_of_transformers(model, config, facts):
+    """{name: content} of the JSON files by which the transformers library knows model and text."""
+    labels = facts.get("labels", ("LABEL_0", "LABEL_1")) or ("LABEL_0",)  # one score: a regression
+    encoder = getattr(model, "bert", model)
+    return {
+        "config.json": {
+            **config.to_dict(),
+            "model_type": "bert",
+            "architectures": [type(model).__name__],
+            "layer_norm_eps": encoder.embeddings.LayerNorm.eps,
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": facts["do_lower_case"],
+            "strip_accents": bool(facts["do_lower_case"] and facts["strip_accents"]),
+            "model_max_length": config.max_position_embeddings,
+        },
+    }
 
 
 def read_run(folder):
     """The facts that `save_model` wrote to `folder`, or {}."""
     try:
         with open(os.path.join(folder, RUN), encoding="utf-8") as file:
-            return json.load(file)
+            run = json.load(file)
+            if not isinstance(run, dict):
+                raise ValueError("it is no JSON object")
+            return run
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.path.join(folder, RUN)} is damaged: {error}") from None
 
 
@@ -138,9 +151,10 @@ def result_flags(args, data_fingerprint):
     flags = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
     for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
         flags[name] = flags[name] and os.path.abspath(flags[name])
-    return {name: str(value) for name, value in flags.items()} | {
-        "training examples": str(data_fingerprint)
-    }
+    with open(args.bert_config_file, "rb") as file:
+        flags["content of --bert_config_file"] = zlib.crc32(file.read())
+    flags["training examples"] = data_fingerprint
+    return {name: str(value) for name, value in flags.items()}
 
 
 def checkpoints(folder):
@@ -156,8 +170,8 @@ def checkpoints(folder):
 def newest_checkpoint(args, runtime, decisive):
     """The newest whole checkpoint of this run, or None.
 
-    Raises ValueError where it belongs to a run with other flags or examples, or where --output_dir
-    holds a model that this script did not train.
+    Raises ValueError where it belongs to a run with other flags or examples, where all are damaged,
+    or where --output_dir holds a model that this script did not train.
     """
     found = checkpoints(args.output_dir)
     if args.overwrite_output_dir:
@@ -168,6 +182,8 @@ def newest_checkpoint(args, runtime, decisive):
     for path in found.values():
         try:
             state = read_tensors(path)
+            if not (isinstance(state, dict) and isinstance(state.get("decisive"), dict)):
+                raise ValueError(f"{path} is no checkpoint of a run")
         except ValueError as error:
             runtime.print(f"{error}; going back to the checkpoint before it")
             continue
@@ -183,7 +199,11 @@ def newest_checkpoint(args, runtime, decisive):
             )
         runtime.print(f"going on from {path}")
         return state
-    if not found and os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
+    if found:
+        raise ValueError(
+            f"every checkpoint in {args.output_dir} is damaged: --overwrite_output_dir starts anew"
+        )
+    if os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
         raise ValueError(
             f"--output_dir {args.output_dir} already holds {WEIGHTS} of another origin: "
             f"use another folder, or replace it with --overwrite_output_dir"
@@ -205,5 +225,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite after step {step}: stopped, not saved")
         save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
-        for path in list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]:
+        old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]
+        # A run that was killed while it wrote leaves half a file.
+        for path in old + glob.glob(f"{glob.escape(args.output_dir)}/checkpoint-*.pt.tmp"):
             os.remove(path)

@@ -10,6 +10,7 @@ The way back of convert_tf_checkpoint_to_pytorch.py: what that read comes out bi
 
 import os
 
+from configuration import BertConfig
 from convert_tf_checkpoint_to_pytorch import (
     match,
     print_summary,
@@ -27,7 +28,8 @@ def convert_pytorch_checkpoint_to_tf(pytorch_model_path, bert_config_file, tf_ch
     the prefix to write. Raises ValueError or OSError, before it writes, where the state dict and
     the configuration do not fit.
     """
-    from modeling import TIED, BertConfig, read_state_dict, standard_name
+    from modeling import TIED, standard_name
+    from weights import read_state_dict
 
     config = BertConfig.from_json_file(bert_config_file)
     weights = {standard_name(n): w for n, w in read_state_dict(pytorch_model_path).items()}
@@ -50,7 +52,8 @@ def convert_pytorch_checkpoint_to_tf(pytorch_model_path, bert_config_file, tf_ch
 
     os.makedirs(os.path.dirname(tf_checkpoint_path) or ".", exist_ok=True)
     write_checkpoint(tf_checkpoint_path, arrays())
-    print_summary(tf_checkpoint_path, found, [name for name in weights if name not in names])
+    sizes = [tensor.numel() for tensor in found.values()]
+    print_summary(tf_checkpoint_path, sizes, [name for name in weights if name not in names])
 
 
 def main():

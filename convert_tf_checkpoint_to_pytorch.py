@@ -6,15 +6,18 @@
         --pytorch_dump_path=$BERT_PYTORCH_DIR/pytorch_model.bin
 
 Takes what google-research/bert saves: the encoder, bare or with the heads of pre-training,
-classification, SQuAD. PyTorch is imported where it is needed: flags are read without it.
+classification, SQuAD. It needs neither TensorFlow nor, but to fill a model, PyTorch.
 """
 
 import os
-import tempfile
 from collections import Counter
 
-from flags import Parser
+import numpy as np
+
+import flags
+from configuration import BertConfig
 from tf_checkpoint import Checkpoint
+from weights import WEIGHT_FILES, write_bin
 
 
 def pytorch_name(variable):
@@ -38,9 +41,8 @@ def variable_shapes(config, num_labels=2):
         "bert/embeddings/token_type_embeddings": (config.type_vocab_size, hidden),
         "cls/predictions/output_bias": (vocab,),
     }
-    dense = dict.fromkeys(
-        ("bert/pooler/dense", "cls/predictions/transform/dense"), (hidden, hidden)
-    )
+    square = "bert/pooler/dense", "cls/predictions/transform/dense"
+    dense = dict.fromkeys(square, (hidden, hidden))
     norms = ["bert/embeddings/LayerNorm", "cls/predictions/transform/LayerNorm"]
     for layer in (f"bert/encoder/layer_{n}" for n in range(config.num_hidden_layers)):
         for part in ("self/query", "self/key", "self/value", "output/dense"):
@@ -77,55 +79,59 @@ def match(variables, config, source):
     return [variable for variable in shapes if variable in variables]
 
 
-def read_tensors(checkpoint, config):
-    """({PyTorch's name: float32 tensor}, the variables that are not BERT's) of a `Checkpoint`."""
-    import torch
+def arrays(checkpoint, variables):
+    """Yields (PyTorch's name, float32 array) of each of a checkpoint's variables."""
+    for variable in variables:
+        array = checkpoint[variable]
+        if checkpoint.variables[variable][0] == "bfloat16":  # the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = array.astype(np.float32, copy=False)
+        yield pytorch_name(variable), transposed(array) if variable.endswith("/kernel") else array
 
-    tensors, found = {}, match(checkpoint.variables, config, checkpoint.prefix)
-    for variable in found:
-        array, kind = checkpoint[variable], checkpoint.variables[variable][0]
-        array = array.T.copy() if variable.endswith("/kernel") else array.copy()
-        # NumPy has no bfloat16, so PyTorch is given plain bytes and told their type.
-        tensor = torch.from_numpy(array.view("u1")).view(getattr(torch, kind))
-        tensors[pytorch_name(variable)] = tensor.float()
-    return tensors, [variable for variable in checkpoint.variables if variable not in found]
+
+def transposed(array):
+    """A copy of the transpose. 16 rows at a time fit the cache: twice as fast as `.T.copy()`."""
+    copy = np.empty(array.shape[::-1], array.dtype)
+    for row in range(0, len(array), 16):
+        copy[:, row : row + 16] = array[row : row + 16].T
+    return copy
 
 
 def load_tf_weights(model, path):
     """Fills `model` from a TensorFlow checkpoint; returns and raises as `modeling.load_weights`."""
+    import torch
+
     from modeling import load_weights
 
-    tensors, skipped = read_tensors(Checkpoint(path), getattr(model, "bert", model).config)
+    checkpoint = Checkpoint(path)
+    found = match(checkpoint.variables, getattr(model, "bert", model).config, checkpoint.prefix)
+    tensors = {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
     unfilled, unused = load_weights(model, tensors)
-    return unfilled, unused + skipped
+    return unfilled, unused + [name for name in checkpoint.variables if name not in found]
 
 
 def convert_tf_checkpoint_to_pytorch(tf_checkpoint_path, bert_config_file, pytorch_dump_path):
     """Writes a checkpoint as a state dict of float32 tensors; prints what it left out.
 
     `pytorch_dump_path` is the file to write, or a folder for `pytorch_model.bin`. Raises ValueError
-    or OSError, before it writes, where checkpoint and configuration do not fit.
+    or OSError, before it writes, where checkpoint and configuration do not fit, or one is damaged.
     """
     checkpoint = Checkpoint(tf_checkpoint_path)
-    import torch
-
-    from modeling import BertConfig
-
-    tensors, skipped = read_tensors(checkpoint, BertConfig.from_json_file(bert_config_file))
+    config = BertConfig.from_json_file(bert_config_file)
+    found = match(checkpoint.variables, config, checkpoint.prefix)
+    sizes = [checkpoint[variable].size for variable in found]  # verifies them, before it writes
     path = pytorch_dump_path
     if os.path.isdir(path) or not os.path.basename(path):
-        path = os.path.join(path, "pytorch_model.bin")
+        path = os.path.join(path, WEIGHT_FILES[0])
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".") as aside:
-        with open(os.path.join(aside, "weights"), "wb") as file:
-            torch.save(tensors, file)
-        os.replace(file.name, path)
-    print_summary(path, tensors, skipped, checkpoint.variables)
+    write_bin(path, arrays(checkpoint, found), 4 * sum(sizes))
+    skipped = [variable for variable in checkpoint.variables if variable not in found]
+    print_summary(path, sizes, skipped, checkpoint.variables)
 
 
-def print_summary(path, tensors, skipped, variables=()):
+def print_summary(path, sizes, skipped, variables=()):
     """Prints what was written and what was not; an optimizer's slots (x/adam_m) only by kind."""
-    print(f"{path}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} values")
+    print(f"{path}: {len(sizes)} tensors, {sum(sizes):,} values")
     kinds = Counter()
     for name in skipped:
         parent, _, slot = name.rpartition("/")
@@ -133,17 +139,11 @@ def print_summary(path, tensors, skipped, variables=()):
     print("skipped", ", ".join(f"{kind} ({n})" for kind, n in kinds.items()) or "nothing")
 
 
-def run(function, description, example, **flags):
+def run(function, description, example, **files):
     """The command line of `function`, whose arguments are the flags. Mistakes end with status 2."""
-    parser = Parser(description, example)
-    parser.prog = f"{function.__name__}.py"
-    parser.flags("files", **{flag: (..., text) for flag, text in flags.items()})
-    try:
-        function(**vars(parser.parse_args()))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except RuntimeError as error:  # PyTorch's writer hides a full disk in one.
-        parser.exit(2, f"{parser.prog}: error: {error.__context__ or error}\n")
+    parser = flags.Parser(description, example)
+    parser.flags("files", **{name: (..., text) for name, text in files.items()})
+    flags.run(lambda: function(**vars(parser.parse_args())))
 
 
 def main():

@@ -1,4 +1,4 @@
-"""BERT: configuration, network, heads, and the loader of weights.
+"""BERT: network, heads, and the loader of weights.
 
 Mirrors `modeling.py` of google-research/bert (paper: Devlin et al., 2018, arXiv:1810.04805), and
 computes the same numbers to rounding error, but works only on tokens: padding is dropped as soon as
@@ -8,19 +8,16 @@ attention looks at single sequences; the heads read the rows that they need.
 The letters in the shape comments are explained in packing.py.
 """
 
-import json
-import os
-import pickle
 import re
-import zipfile
-from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from configuration import BertConfig, check_activation  # noqa: F401 (BertConfig is public here)
 from packing import MASKED_SCORE, PackedAttention, Packing, dropout, padded_attention
+from weights import read_state_dict
 
 LAYER_NORM_EPSILON = 1e-12
 
@@ -38,74 +35,10 @@ ACTIVATIONS = {
 
 def get_activation(activation):
     """The function of that name (ValueError for an unknown one); a function is taken as it is."""
-    name = activation.lower() if isinstance(activation, str) else None
-    if name is not None and name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS.get(name, activation)
-
-
-@dataclass
-class BertConfig:
-    """The shape of a BERT, as in Google's `bert_config.json`; ValueError where it is contradictory.
-
-    `extra` holds the keys of the file that mean nothing here; they are written back.
-    """
-
-    vocab_size: int
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 16  # As Google's default; every released file says 2.
-    initializer_range: float = 0.02
-    extra: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.type is int and (type(value) is not int or value < 1):
-                raise ValueError(f"{item.name} is {value!r}, which is not a whole number above 0")
-            number = type(value) in (int, float)
-            if item.type is float and not (number and 0 <= value < 1):
-                raise ValueError(f"{item.name} is {value!r}, which is not between 0 and 1")
-        if self.hidden_size % self.num_attention_heads:
-            sizes = (
-                f"hidden_size {self.hidden_size}",
-                f"num_attention_heads {self.num_attention_heads}",
-            )
-            raise ValueError("{} is not a multiple of {}".format(*sizes))
-        get_activation(self.hidden_act)
-
-    @classmethod
-    def from_dict(cls, values):
-        """A configuration from a dictionary; keys that it does not know go to `extra`."""
-        if not isinstance(values, dict):
-            raise ValueError(f"a configuration is a JSON object, not a {type(values).__name__}")
-        if "vocab_size" not in values:
-            raise ValueError("vocab_size is missing")
-        known = {item.name for item in fields(cls)} - {"extra"}
-        extra = {key: values[key] for key in values if key not in known}
-        return cls(**{key: values[key] for key in values if key in known}, extra=extra)
-
-    @classmethod
-    def from_json_file(cls, path):
-        """Reads `bert_config.json`. Raises ValueError with the file's name where it is unfit."""
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                return cls.from_dict(json.load(file))
-        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not fitting
-            raise ValueError(f"{path} is not a BERT configuration: {error}") from None
-
-    def to_dict(self):
-        values = asdict(self)
-        return {**values.pop("extra"), **values}
-
-    def to_json_string(self):
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    if callable(activation):
+        return activation
+    check_activation(activation)
+    return ACTIVATIONS[activation.lower()]
 
 
 class TokenLookup(torch.autograd.Function):
@@ -493,47 +426,6 @@ def masked_lm_loss(scores, ids, weights, total_weight=None):
     return (losses * weights).sum() / (total_weight + 1e-5)
 
 
-WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors")
-
-
-def read_state_dict(path):
-    """Name -> tensor from `pytorch_model.bin`, `model.safetensors`, or a folder with one of them.
-
-    The archive's checksums are verified, and nothing but tensors is unpickled. Raises
-    FileNotFoundError or ValueError, naming the file.
-    """
-    if os.path.isdir(path):
-        found = [name for name in WEIGHT_FILES if os.path.exists(os.path.join(path, name))]
-        if not found:
-            raise FileNotFoundError(f"{path} holds neither {' nor '.join(WEIGHT_FILES)}")
-        path = os.path.join(path, found[0])
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        if str(path).endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
-        else:
-            archived = zipfile.is_zipfile(path)  # Files of PyTorch before 1.6 are not.
-            if archived and (damaged := zipfile.ZipFile(path).testzip()):
-                raise ValueError(f"the checksum of {damaged} is wrong")
-            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
-    except ImportError:
-        raise ValueError(f"{path} needs the package safetensors: pip install safetensors") from None
-    except OSError:
-        raise
-    except Exception as error:  # The readers raise nearly every type on damaged bytes.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "nothing but plain tensors is unpickled"
-        raise ValueError(f"{path} is damaged, or no file of PyTorch weights: {reason}") from None
-    values = weights.values() if isinstance(weights, dict) else [None]
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        raise ValueError(f"{path} is not a state dict: it holds other things than tensors")
-    return weights
-
-
 def standard_name(name):
     """The name in circulation for a tensor: with `bert.`, and weight and bias in LayerNorm."""
     name = re.sub(r"^module\.", "", name)
@@ -552,8 +444,9 @@ def load_weights(model, path_or_state_dict):
     """Fills `model` from a file, a folder or a state dict; returns (unfilled, unused) names.
 
     Takes names with or without `bert.`, `gamma` and `beta`, any floating-point type, and other
-    heads. Only tensors of heads may stay unfilled: ValueError where one of the encoder does, or has
-    another shape, and then the model is unchanged.
+    heads. Only tensors of heads may stay unfilled, and the pooler where the head that reads it does
+    (or there is none): ValueError where another of the encoder does, or has another shape or type,
+    and then the model is unchanged.
     """
     source, given = "the state dict", path_or_state_dict
     if not isinstance(given, dict):
@@ -565,12 +458,18 @@ def load_weights(model, path_or_state_dict):
         if tensor is not None and not torch.equal(given.setdefault(original, tensor), tensor):
             raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
     targets = {standard_name(name): tensor for name, tensor in model.named_parameters()}
-    shapes = {name: list(tensor.shape) for name, tensor in given.items()}
+    shapes = {
+        name: list(tensor.shape) if tensor.is_floating_point() else str(tensor.dtype)
+        for name, tensor in given.items()
+    }
     fitting = {name for name in targets if shapes.get(name) == list(targets[name].shape)}
-    unread = "bert.pooler." if isinstance(model, BertForQuestionAnswering) else "cls."
     unfilled = sorted(targets.keys() - fitting)
+    heads = [name for name in targets if not name.startswith("bert.")]
+    # Other libraries' models of questions or masked words come without a pooler.
+    new_pooler = heads and not fitting & {"classifier.weight", "cls.seq_relationship.weight"}
     for name in unfilled:
-        if name.startswith("bert.") and not name.startswith(unread):
+        absent_pooler = name.startswith("bert.pooler.") and name not in shapes
+        if name.startswith("bert.") and not (absent_pooler and new_pooler):
             found, wanted = shapes.get(name, "missing"), list(targets[name].shape)
             raise ValueError(f"{source}: {name} is {found}, the model's is {wanted}")
     unused = given.keys() - fitting

@@ -29,10 +29,12 @@ class Packing:
     nothing is attended; with `compute_padding` every position. The masked positions that Google's
     graph computes besides receive a weight of exactly 0, so the tokens' numbers are the same.
 
-    source    [P]     position of each packed token in the flattened [B*S] input
-    row_of    [B, S]  packed row of each position, -1 where it is not computed
-    lengths   list    kept positions of each sequence
-    bias      [P]     MASKED_SCORE for kept positions that are not attended; None if there are none
+    source      [P]     position of each packed token in the flattened [B*S] input
+    row_of      [B, S]  packed row of each position, -1 where it is not computed
+    num_tokens          rows that count: P, or in bfloat16 a few less, where the first token is
+                        repeated up to a round number, which nothing reads
+    lengths     list    kept positions of each sequence, and the number of repetitions if any
+    bias        [P]     MASKED_SCORE for kept positions that are not attended; None without any
     """
 
     def __init__(self, attention_mask, compute_padding=False, device=None):
@@ -45,6 +47,13 @@ class Packing:
         source = flat.nonzero().squeeze(1)
         row_of = torch.where(flat, flat.cumsum(0) - 1, -1).view_as(kept)
         self.lengths, self.shape = kept.sum(dim=1).tolist(), kept.shape
+        # In bfloat16 PyTorch keeps a kernel for each matrix shape that it meets, megabytes in all
+        # for each P: six significant bits leave it few to meet, and cost at most 3 % more rows.
+        self.num_tokens = len(source)
+        bits = 6 if torch.is_autocast_enabled("cpu") else 64
+        if spare := -len(source) % (1 << max(0, len(source).bit_length() - bits)):
+            source = F.pad(source, (0, spare))
+            self.lengths.append(spare)
         hidden = ~attended.flatten()[source]
         bias = hidden * MASKED_SCORE if hidden.any() else None
         self.source, self.row_of, self.bias = (
@@ -59,7 +68,8 @@ class Packing:
     def unpack(self, packed, fill):
         """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
         flat = packed.new_full((self.shape[0] * self.shape[1], *packed.shape[1:]), fill)
-        return flat.index_copy(0, self.source, packed).unflatten(0, self.shape)
+        source, packed = self.source[: self.num_tokens], packed[: self.num_tokens]
+        return flat.index_copy(0, source, packed).unflatten(0, self.shape)
 
     def first(self):
         """Packed rows of the [CLS] tokens, [B]."""

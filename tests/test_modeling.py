@@ -629,13 +629,28 @@ def test_other_heads_and_bare_models():
     assert load_weights(three, source)[0] == ["classifier.weight", "classifier.bias"][::-1]
 
 
-def test_question_answering_needs_no_pooler():
+def test_the_pooler_may_be_new_only_where_its_head_is():
     source = tiny(BertForQuestionAnswering, seed=1).state_dict()
     source = {name: tensor for name, tensor in source.items() if "pooler" not in name}
+    pooler = ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
     unfilled, _ = load_weights(tiny(BertForQuestionAnswering), source)
-    assert unfilled == ["bert.pooler.dense.bias", "bert.pooler.dense.weight"]
-    with pytest.raises(ValueError, match="bert.pooler.dense.bias is missing"):
-        load_weights(tiny(BertForSequenceClassification), source)
+    assert unfilled == pooler
+    classifier = tiny(BertForSequenceClassification)
+    unfilled, _ = load_weights(classifier, source)
+    assert unfilled == [*pooler, "classifier.bias", "classifier.weight"]
+    trained = {**source, "classifier.weight": classifier.classifier.weight.detach()}
+    for target, given in (
+        (classifier, trained), (tiny(), source), (classifier, {**source, pooler[0]: torch.ones(3)})
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"pooler.dense.bias is (missing|\[3\]), the model's"):
+            load_weights(target, given)
+
+
+def test_numbers_of_another_kind_are_refused():
+    state = tiny(BertForPreTraining, seed=1).state_dict()
+    name = "bert.encoder.layer.0.output.dense.weight"
+    with pytest.raises(ValueError, match=rf"{name} is torch.int8, the model's is \[32, 37\]"):
+        load_weights(tiny(BertForPreTraining), {**state, name: state[name].to(torch.int8)})
 
 
 def test_unfit_weights_change_nothing(tmp_path):
@@ -707,3 +722,22 @@ def test_saved_names_are_those_in_circulation():
     } <= names
     assert len(names) == 5 + 3 * 16 + 2 + 5 + 2
     assert isinstance(tiny().embeddings.LayerNorm, nn.LayerNorm)
+
+
+def test_bfloat16_meets_few_matrix_shapes():
+    """PyTorch keeps kernels for every number of rows that it meets in bfloat16: there are few."""
+    model, rows = tiny(max_position_embeddings=330).eval(), []
+    model.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda module, inputs, output: rows.append(len(output))
+    )
+    masks = [torch.ones(4, length, dtype=torch.long) for length in range(300, 330)]
+    for mask in masks:
+        mask[1, 200:] = 0
+        exact, _ = model(torch.ones_like(mask), attention_mask=mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            (*_, last), _ = model(torch.ones_like(mask), attention_mask=mask)
+        assert (last - exact[-1]).abs().max() < 0.1 and not last[1, 200:].any()
+    tokens = [mask.sum().item() for mask in masks]
+    assert rows[::2] == tokens, "float32 computes tokens alone"
+    assert len(set(rows[1::2])) <= 5
+    assert all(0 <= more - less < less / 31 for more, less in zip(rows[1::2], tokens))

@@ -7,68 +7,15 @@ token the values of each chosen layer; or with --output_format npz one array a t
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-import checkpoint
 import flags
-import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import model_inputs, pack_pair
-from modeling import BertConfig, BertModel, load_weights
-from tokenization import FullTokenizer
 
 EXAMPLE = """  python extract_features.py --input_file=input.txt --output_file=output.jsonl \\
     --vocab_file=$BERT_BASE_DIR/vocab.txt --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
     --init_checkpoint=$BERT_BASE_DIR/bert_model.ckpt --layers=-1,-2,-3,-4"""
-
-
-@dataclass
-class InputExample:
-    """A line of the input: its number from 0, and one or two texts."""
-
-    unique_id: int
-    text_a: str
-    text_b: str | None = None
-
-
-@dataclass(eq=False)
-class InputFeatures:
-    """The WordPieces of an example, int32 [length] without padding."""
-
-    unique_id: int
-    input_ids: np.ndarray
-    segment_ids: np.ndarray
-
-
-def read_examples(input_file):
-    """An InputExample for each line."""
-    with open(input_file, "rb") as file:
-        try:
-            lines = file.read().decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{input_file} is not UTF-8: {error}") from None
-    lines = lines[:-1] if lines[-1] == "" else lines
-    if not lines:
-        raise ValueError(f"{input_file} is empty")
-    examples = []
-    for unique_id, line in enumerate(lines):
-        pair = re.fullmatch(r"(.*) \|\|\| (.*)", line.strip())
-        examples.append(InputExample(unique_id, *(pair.groups() if pair else (line.strip(),))))
-    return examples
-
-
-def convert_examples_to_features(examples, max_seq_length, tokenizer):
-    cls_id, sep_id = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
-    features = []
-    for example in examples:
-        ids_b = tokenizer.encode(example.text_b) if example.text_b else []
-        packed = pack_pair(tokenizer.encode(example.text_a), ids_b, cls_id, sep_id, max_seq_length)
-        features.append(InputFeatures(example.unique_id, *packed))
-    return features
 
 
 def parse_args(argv=None):
@@ -94,7 +41,65 @@ def parse_args(argv=None):
         raise ValueError("--max_seq_length must be 3 or more and --batch_size 1 or more")
     if not args.init_checkpoint:
         raise ValueError("--init_checkpoint is needed: random weights have no features")
+    folder = os.path.dirname(args.output_file) or "."
+    if os.path.isdir(args.output_file) or not os.path.isdir(folder):
+        raise ValueError(f"--output_file {args.output_file} is no file in a folder that exists")
     return args
+
+
+if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
+    flags.run(parse_args)
+
+import numpy as np
+import torch
+
+import checkpoint
+import training
+from convert_tf_checkpoint_to_pytorch import load_tf_weights
+from data import model_inputs, pack_pair
+from glue_data import read_lines
+from modeling import BertConfig, BertModel, load_weights
+from tokenization import FullTokenizer
+
+
+@dataclass
+class InputExample:
+    """A line of the input: its number from 0, and one or two texts."""
+
+    unique_id: int
+    text_a: str
+    text_b: str | None = None
+
+
+@dataclass(eq=False)
+class InputFeatures:
+    """The WordPieces of an example, int32 [length] without padding."""
+
+    unique_id: int
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+
+
+def read_examples(input_file):
+    """An InputExample for each line."""
+    lines = read_lines(input_file)
+    if not lines:
+        raise ValueError(f"{input_file} is empty")
+    examples = []
+    for unique_id, line in enumerate(lines):
+        pair = re.fullmatch(r"(.*) \|\|\| (.*)", line.strip())
+        examples.append(InputExample(unique_id, *(pair.groups() if pair else (line.strip(),))))
+    return examples
+
+
+def convert_examples_to_features(examples, max_seq_length, tokenizer):
+    cls_id, sep_id = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
+    features = []
+    for example in examples:
+        ids_b = tokenizer.encode(example.text_b) if example.text_b else []
+        packed = pack_pair(tokenizer.encode(example.text_a), ids_b, cls_id, sep_id, max_seq_length)
+        features.append(InputFeatures(example.unique_id, *packed))
+    return features
 
 
 def json_line(feature, tokens, hidden_states, layers):
@@ -122,7 +127,9 @@ def main(argv=None):
     for layer in layers:
         if not -config.num_hidden_layers <= layer < config.num_hidden_layers:
             raise ValueError(f"--layers: {layer} is not one of {config.num_hidden_layers} layers")
-    tokenizer = FullTokenizer(args.vocab_file, args.do_lower_case)
+    tokenizer = FullTokenizer(
+        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
+    )
     flags.check_model(config, tokenizer.vocab, args)
     features = convert_examples_to_features(
         read_examples(args.input_file), args.max_seq_length, tokenizer
@@ -130,6 +137,7 @@ def main(argv=None):
     cuda = torch.cuda.is_available() and not args.no_cuda
     runtime = training.Runtime(torch.device("cuda" if cuda else "cpu"))
     runtime.dtype = torch.bfloat16 if args.bf16 else torch.float32
+    training.describe(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
     model = BertModel(config)
     training.load_initial(
         model, args.init_checkpoint, load_weights, load_tf_weights, runtime, False

@@ -2,281 +2,78 @@
 
     python run_classifier.py --task_name MRPC --do_train --do_eval --data_dir $GLUE_DIR/MRPC/ …
 
-Writes to --output_dir the weights, eval_results.txt and test_results.tsv; see the README.
+Writes to --output_dir the weights, eval_results.txt, test_results.tsv and report.html; see the
+README. The tasks and their files are glue_data.py's.
 """
 
+import copy
+import glob
+import json
 import os
-from dataclasses import dataclass
+import re
+import shutil
+import statistics
+from contextlib import suppress
 
-import numpy as np
-import torch
-
-import checkpoint
 import flags
-import glue_metrics
-import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import model_inputs, pack_pair
-from modeling import BertConfig, BertForSequenceClassification, classification_loss, load_weights
-from tokenization import FullTokenizer
+from glue_data import (  # noqa: F401 (all are part of this module's public names)
+    PROCESSORS,
+    ColaProcessor,
+    DataProcessor,
+    InputExample,
+    InputFeatures,
+    MnliProcessor,
+    MrpcProcessor,
+    QnliProcessor,
+    QqpProcessor,
+    RteProcessor,
+    Sst2Processor,
+    StsbProcessor,
+    TsvProcessor,
+    WnliProcessor,
+    XnliProcessor,
+    convert_examples_to_features,
+    convert_single_example,
+    labels_found,
+)
 
 EXAMPLE = """  python run_classifier.py --task_name MRPC --do_train --do_eval \\
     --data_dir $GLUE_DIR/MRPC/ --vocab_file $BERT_BASE_DIR/vocab.txt \\
     --bert_config_file $BERT_BASE_DIR/bert_config.json \\
     --init_checkpoint $BERT_PYTORCH_DIR/pytorch_model.bin \\
     --max_seq_length 128 --train_batch_size 32 --learning_rate 2e-5 \\
-    --num_train_epochs 3.0 --output_dir /tmp/mrpc_output/"""
+    --num_train_epochs 3.0 --output_dir /tmp/mrpc_output/
 
-
-@dataclass
-class InputExample:
-    """One example of a file: an id, one or two texts, and the label where there is one."""
-
-    guid: str
-    text_a: str
-    text_b: str | None = None
-    label: str | None = None
-
-
-@dataclass(eq=False)
-class InputFeatures:
-    """The WordPieces of an example, int32 [length] without padding; its label's index or score."""
-
-    input_ids: np.ndarray
-    input_mask: np.ndarray
-    segment_ids: np.ndarray
-    label_id: int | float
-
-
-class DataProcessor:
-    """Reads the files of one task. Give these class attributes, and it is done:
-
-    labels         names in the order of the model's outputs; none for a regression
-    files          {"train": …, "dev": …, "test": …}; more sets may follow
-    text_columns   of the one or two texts in a row
-    label_column
-    headers        sets whose first row is a header
-    test_columns   text columns of the test file, where they differ
-    metrics        {name: function of (predictions, labels)}, after accuracy
-    server_files   {test set: its name for the GLUE server}
-    """
-
-    labels = ("0", "1")
-    files = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
-    text_columns = (0,)
-    label_column = 1
-    headers = ("train", "dev", "test")
-    test_columns = None
-    metrics = {}
-    server_files = {}
-
-    def get_labels(self):
-        return list(self.labels)
-
-    def get_train_examples(self, data_dir):
-        return self.get_examples(data_dir, "train")
-
-    def get_dev_examples(self, data_dir):
-        return self.get_examples(data_dir, "dev")
-
-    def get_test_examples(self, data_dir):
-        return self.get_examples(data_dir, "test")
-
-    def get_examples(self, data_dir, set_type, log=print):
-        """The examples of one file, in its order. Blank rows are passed over; rows with too few
-        columns are counted and told to `log`. Raises ValueError with file and line.
-        """
-        path = os.path.join(data_dir, self.files[set_type])
-        is_test = set_type.startswith("test")
-        columns = self.test_columns if is_test and self.test_columns else self.text_columns
-        needed = max(columns) if is_test else max(*columns, self.label_column)
-        examples, short = [], []
-        for number, row in self._read_tsv(path):
-            if number == 1 and self._is_header(row, set_type, path):
-                continue
-            if len(row) <= needed:
-                short.append(f"{path}:{number} has {len(row)} columns, not {needed + 1} or more")
-            elif self.wants(row):
-                label = None if is_test else self.label(row, f"{path}:{number}")
-                texts = [row[column] for column in columns]
-                examples.append(InputExample(self.guid(set_type, number, row), *texts, label=label))
-        if short and len(short) >= len(examples):
-            raise ValueError(f"{short[0]}: is this a file of {type(self).__name__}'s task?")
-        if not examples:
-            raise ValueError(f"{path} has no examples")
-        for line in short[:3]:
-            log(f"skipped: {line}")
-        if short:
-            log(f"{path}: {len(short)} rows skipped, {len(examples)} used")
-        return examples
-
-    def _read_tsv(self, path):
-        """Yields (line number, columns). Only tabs and line ends mean anything: quotes do not."""
-        with open(path, "rb") as file:
-            try:
-                lines = file.read().decode("utf-8-sig").split("\n")
-            except UnicodeDecodeError as error:
-                line = error.object[: error.start].count(b"\n") + 1
-                raise ValueError(f"{path}:{line} is not UTF-8 ({error.reason})") from None
-        for number, line in enumerate(lines, start=1):
-            if "\0" in line:
-                raise ValueError(f"{path}:{number} has a NUL byte: is this a text file?")
-            if line.strip():
-                yield number, line.removesuffix("\r").split("\t")
-
-    def _is_header(self, row, set_type, path):
-        if set_type not in self.headers:
-            return False
-        labelled = not set_type.startswith("test") and len(row) > self.label_column
-        if labelled and row[self.label_column] in self.labels:
-            raise ValueError(f"{path}:1 is an example, but the file should begin with a header")
-        return True
-
-    def wants(self, row):
-        """Whether a row belongs to the task."""
-        return True
-
-    def label(self, row, where):
-        label = row[self.label_column]
-        if not self.labels:
-            try:
-                return float(label)
-            except ValueError:
-                raise ValueError(f"{where}: the score {label!r} is no number") from None
-        if label not in self.labels:
-            raise ValueError(f"{where}: the label {label!r} is none of {', '.join(self.labels)}")
-        return label
-
-    def guid(self, set_type, number, row):
-        return f"{set_type}-{number - 1}"
-
-
-class MrpcProcessor(DataProcessor):
-    text_columns, label_column = (3, 4), 0
-    metrics = {"eval_f1": glue_metrics.f1}
-    server_files = {"test": "MRPC.tsv"}
-
-
-class MnliProcessor(DataProcessor):
-    labels = ("contradiction", "entailment", "neutral")
-    files = {
-        "train": "train.tsv", "dev": "dev_matched.tsv", "test": "test_matched.tsv",
-        "dev_mismatched": "dev_mismatched.tsv", "test_mismatched": "test_mismatched.tsv",
-    }  # fmt: skip
-    text_columns, label_column = (8, 9), -1
-    headers = tuple(files)
-    server_files = {"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
-
-    def guid(self, set_type, number, row):
-        return f"{set_type}-{row[0]}"
-
-
-class ColaProcessor(DataProcessor):
-    text_columns, label_column, test_columns = (3,), 1, (1,)
-    headers = ("test",)
-    metrics = {"eval_mcc": glue_metrics.matthews}
-    server_files = {"test": "CoLA.tsv"}
-
-
-class Sst2Processor(DataProcessor):
-    text_columns, label_column, test_columns = (0,), 1, (1,)
-    server_files = {"test": "SST-2.tsv"}
-
-
-class StsbProcessor(DataProcessor):
-    """Similarity from 0 to 5: a regression."""
-
-    labels = ()
-    text_columns, label_column = (7, 8), 9
-    metrics = {"eval_pearson": glue_metrics.pearson, "eval_spearman": glue_metrics.spearman}
-    server_files = {"test": "STS-B.tsv"}
-
-
-class QqpProcessor(DataProcessor):
-    text_columns, label_column, test_columns = (3, 4), 5, (1, 2)
-    metrics = {"eval_f1": glue_metrics.f1}
-    server_files = {"test": "QQP.tsv"}
-
-
-class RteProcessor(DataProcessor):
-    labels = ("entailment", "not_entailment")
-    text_columns, label_column = (1, 2), 3
-    server_files = {"test": "RTE.tsv"}
-
-
-class QnliProcessor(RteProcessor):
-    server_files = {"test": "QNLI.tsv"}
-
-
-class WnliProcessor(RteProcessor):
-    labels = ("0", "1")
-    server_files = {"test": "WNLI.tsv"}
-
-
-class XnliProcessor(DataProcessor):
-    """Chinese, as Google's: the machine-translated training set and the dev set's rows in "zh"."""
-
-    language = "zh"
-    labels = MnliProcessor.labels
-    files = {"train": "multinli/multinli.train.zh.tsv", "dev": "xnli.dev.tsv",
-             "test": "xnli.test.tsv"}  # fmt: skip
-
-    def get_examples(self, data_dir, set_type, log=print):
-        train = set_type == "train"
-        self.text_columns, self.label_column = ((0, 1), 2) if train else ((6, 7), 1)
-        return super().get_examples(data_dir, set_type, log)
-
-    def wants(self, row):
-        return self.label_column == 2 or row[0] == self.language
-
-    def label(self, row, where):
-        if row[self.label_column] == "contradictory":  # so in the training file
-            return "contradiction"
-        return super().label(row, where)
-
-
-PROCESSORS = {
-    "cola": ColaProcessor, "mnli": MnliProcessor, "mrpc": MrpcProcessor, "qnli": QnliProcessor,
-    "qqp": QqpProcessor, "rte": RteProcessor, "sst-2": Sst2Processor, "sts-b": StsbProcessor,
-    "wnli": WnliProcessor, "xnli": XnliProcessor,
-}  # fmt: skip
-
-
-def convert_single_example(ex_index, example, label_list, max_seq_length, tokenizer):
-    """An InputExample's features. An example without a label gets label_id 0, as Google's."""
-    vocab = tokenizer.vocab
-    ids, segments = pack_pair(
-        tokenizer.encode(example.text_a),
-        tokenizer.encode(example.text_b) if example.text_b else [],
-        vocab["[CLS]"], vocab["[SEP]"], max_seq_length,
-    )  # fmt: skip
-    label_id = 0 if example.label is None else example.label
-    if label_list and example.label is not None:
-        label_id = label_list.index(example.label)
-    return InputFeatures(ids, np.ones_like(ids), segments, label_id)
-
-
-def convert_examples_to_features(examples, label_list, max_seq_length, tokenizer):
-    return [
-        convert_single_example(index, example, label_list, max_seq_length, tokenizer)
-        for index, example in enumerate(examples)
-    ]
+a task of your own, from tab-separated train.tsv and dev.tsv with text, text, label:
+  python run_classifier.py --task_name tsv --labels no,yes --text_columns 0,1 \\
+    --label_column 2 --data_dir my_task/ --do_train --do_eval …"""
 
 
 def parse_args(argv=None):
     parser = flags.Parser("Fine-tune BERT to classify sentences or pairs of sentences.", EXAMPLE)
     parser.flags(
         "task",
-        task_name=(..., f"one of {', '.join(PROCESSORS)} (in any case)"),
+        task_name=(..., f"one of {', '.join(PROCESSORS)} (in any case); tsv is a task of your own"),
         data_dir=(..., "folder with the task's .tsv files"),
         output_dir=(..., "folder for weights, results and checkpoints"),
         do_train=(False, "train on train.tsv"),
         do_eval=(False, "evaluate on dev.tsv"),
         do_predict=(False, "write class probabilities for test.tsv"),
+        seeds=(None, "like 1,2,3,4,5: train and evaluate with each --seed, in seed-N of "
+               "--output_dir; tell mean and standard deviation, and keep the best there"),
         eval_batch_size=(8, "examples in a batch of evaluation"),
         predict_batch_size=(8, "examples in a batch of prediction"),
         compute_padding=(False, "compute padding positions too, as Google's graph does"),
-    )
+    )  # fmt: skip
+    parser.flags(
+        "task of your own (--task_name tsv)",
+        labels=(None, "names of the classes, like no,yes: what stands in the label column"),
+        text_columns=(None, "column of the text, or columns of the pair, counted from 0, like 0,1"),
+        label_column=(None, "column of the label; test.tsv may lack it where it comes last"),
+        header=("auto", "whether the files begin with a header: true, false, or auto, where the "
+                "first row is one if its label column holds no label, and test.tsv begins as "
+                "train.tsv or dev.tsv does"),
+    )  # fmt: skip
     flags.add_model_flags(parser, max_seq_length=128)
     flags.add_training_flags(parser, train_batch_size=32, num_train_epochs=3.0)
     args = parser.parse_args(argv)
@@ -287,7 +84,90 @@ def parse_args(argv=None):
     args.task_name = args.task_name.lower()
     if args.max_seq_length < 3:
         raise ValueError(f"--max_seq_length is {args.max_seq_length}, but must be 3 or more")
+    parse_own_task(args)
+    parse_seeds(args)
     return args
+
+
+def parse_own_task(args):
+    """Makes lists and a number of the flags of --task_name tsv, and refuses them elsewhere."""
+    if args.task_name != "tsv":
+        for name in ("labels", "text_columns", "label_column"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} is for --task_name tsv: {args.task_name} has its own")
+        if args.header != "auto":
+            raise ValueError(f"--header is for --task_name tsv: {args.task_name} has its own")
+        return
+    if not re.fullmatch(r"\d+(,\d+)?", args.text_columns or ""):
+        raise ValueError("--task_name tsv needs --text_columns: one, or two like 0,1, from 0 on")
+    if not re.fullmatch(r"\d+", args.label_column or ""):
+        raise ValueError("--task_name tsv needs --label_column, counted from 0")
+    args.text_columns = tuple(map(int, args.text_columns.split(",")))
+    args.label_column = int(args.label_column)
+    if args.label_column in args.text_columns:
+        raise ValueError(f"--label_column {args.label_column} is one of --text_columns")
+    if args.header not in ("auto", "true", "false"):
+        raise ValueError(f"--header {args.header!r} is none of auto, true, false")
+    if args.labels is None:
+        train = os.path.join(args.data_dir, TsvProcessor.files["train"])
+        found = os.path.exists(train) and labels_found(train, args.label_column)
+        hint = f"; column {args.label_column} of {train} holds {found}" if found else ""
+        raise ValueError(f"--task_name tsv needs --labels, like no,yes{hint}")
+    args.labels = tuple(label.strip() for label in args.labels.split(","))
+    if len(set(args.labels)) != len(args.labels) or len(args.labels) < 2 or "" in args.labels:
+        raise ValueError(f"--labels {','.join(args.labels)} are not two or more different names")
+
+
+def parse_seeds(args):
+    """Makes a list of --seeds, or leaves None."""
+    if args.seeds is None:
+        return
+    if not re.fullmatch(r"\d+(,\d+)+", args.seeds):
+        raise ValueError(f"--seeds {args.seeds!r} is not a list of numbers like 1,2,3,4,5")
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    if len(set(args.seeds)) != len(args.seeds):
+        raise ValueError(f"--seeds {','.join(map(str, args.seeds))} names a seed twice")
+    if not (args.do_train and args.do_eval):
+        raise ValueError("--seeds needs --do_train and --do_eval")
+
+
+if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
+    flags.run(parse_args)
+
+import numpy as np
+import torch
+
+import checkpoint
+import glue_metrics
+import report
+import training
+from convert_tf_checkpoint_to_pytorch import load_tf_weights
+from data import model_inputs
+from modeling import BertConfig, BertForSequenceClassification, classification_loss, load_weights
+from tokenization import FullTokenizer
+
+EVAL_RESULTS, SEEDS_RESULTS = "eval_results.txt", "seeds_results.json"
+FILES = {
+    checkpoint.WEIGHTS: "weights; --init_checkpoint takes the folder, which has all they need",
+    checkpoint.SAFETENSORS: "the same weights",
+    EVAL_RESULTS: "figures of --do_eval",
+    SEEDS_RESULTS: "figures of each seed, mean and standard deviation",
+    "report.html": "curves, figures and mistakes, for a browser",
+    "test_results.tsv": "class probabilities for the test file",
+    "test_results_mismatched.tsv": "class probabilities for the other test file",
+}
+
+
+def make_processor(args):
+    if args.task_name == "tsv":
+        return TsvProcessor(args.labels, args.text_columns, args.label_column, args.header)
+    return PROCESSORS[args.task_name]()
+
+
+def files_of(processor):
+    """{name: what it is} of the files that a user looks for in --output_dir."""
+    server_files = processor.server_files.values()
+    return FILES | dict.fromkeys(server_files, "predictions for the GLUE server")
 
 
 def losses_of(logits, labels):
@@ -307,24 +187,27 @@ def logits_of(model, batch):
     return model(*batch[0]).float().cpu().numpy()
 
 
-def evaluate(logits, features, batch_size, metrics, global_step):
+def evaluate(logits, label_ids, batch_size, metrics, global_step):
     """Google's figures, and the task's own, from the logits [examples, labels]."""
-    labels = np.array([feature.label_id for feature in features])
-    losses = losses_of(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
+    losses = losses_of(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
     results, predictions = {}, logits[:, 0]
     if logits.shape[1] > 1:
         predictions = logits.argmax(axis=1)
-        results["eval_accuracy"] = glue_metrics.accuracy(predictions, labels)
-        if len(set(predictions.tolist())) == 1 < len(set(labels.tolist())):
-            print("warning: every example is given the same label; another --seed may do better")
+        results["eval_accuracy"] = glue_metrics.accuracy(predictions, label_ids)
     results |= {
         "eval_loss": losses.mean(dtype=np.float64),
         "global_step": global_step,
         "loss": np.mean(batches),
     }
-    return results | {name: metric(predictions, labels) for name, metric in metrics.items()}
+    return results | {name: metric(predictions, label_ids) for name, metric in metrics.items()}
+
+
+def is_collapsed(logits, label_ids):
+    """Whether the model gives all examples one class, though they are of several."""
+    predictions = np.unique(logits.argmax(axis=1))
+    return logits.shape[1] > 1 and len(predictions) == 1 < len(np.unique(label_ids))
 
 
 def write_test_results(output_dir, logits, labels, variant, server_file):
@@ -335,21 +218,42 @@ def write_test_results(output_dir, logits, labels, variant, server_file):
     with checkpoint.replacing(os.path.join(output_dir, name)) as file:
         for row in values:
             file.write("\t".join(map(str, row)) + "\n")
-    print(f"{len(logits)} rows ({', '.join(labels) or 'score'}): {os.path.join(output_dir, name)}")
+    print(f"{name}: {len(logits)} rows of {', '.join(labels) or 'scores'}")
     if server_file:
         with checkpoint.replacing(os.path.join(output_dir, server_file)) as file:
             file.write("index\tprediction\n")
             for index, row in enumerate(logits):
-                file.write(f"{index}\t{labels[row.argmax()] if labels else f'{row[0]:.3f}'}\n")
+                # STS-B's scores, the only ones, are from 0 to 5.
+                value = labels[row.argmax()] if labels else f"{row[0].clip(0, 5):.3f}"
+                file.write(f"{index}\t{value}\n")
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    processor = PROCESSORS[args.task_name]()
+def load(args, runtime, processor, tokenizer):
+    """{set: (examples, features)} of the files that the run needs; a further dev or test set,
+    MNLI's mismatched ones, only where its file is there."""
+    wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
+    sets = {}
+    for name, file in processor.files.items():
+        kind, _, variant = name.partition("_")
+        if wanted[kind] and (not variant or os.path.exists(os.path.join(args.data_dir, file))):
+            examples = processor.get_examples(args.data_dir, name, runtime.print)
+            features = convert_examples_to_features(
+                examples, processor.get_labels(), args.max_seq_length, tokenizer
+            )
+            training.describe(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+            sets[name] = examples, features
+    return sets
+
+
+def train_and_evaluate(args, runtime):
+    """Trains, evaluates and predicts, as the flags say. Returns on the main rank the figures of
+    evaluation, and whether the model gives all examples one class."""
+    processor = make_processor(args)
     labels = processor.get_labels()
-    runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
-    tokenizer = FullTokenizer(args.vocab_file, args.do_lower_case)
+    tokenizer = FullTokenizer(
+        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
+    )
     flags.check_model(config, tokenizer.vocab, args)
     weights = training.initial_weights(args, labels=labels)
 
@@ -358,17 +262,7 @@ def main(argv=None):
     model.bert.compute_padding = args.compute_padding
     model.to(runtime.device)
     training.announce(args, runtime, model)
-    wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
-    features = {}
-    for name, file in processor.files.items():
-        kind, _, variant = name.partition("_")
-        if wanted[kind] and (not variant or os.path.exists(os.path.join(args.data_dir, file))):
-            examples = processor.get_examples(args.data_dir, name, runtime.print)
-            features[name] = convert_examples_to_features(
-                examples, labels, args.max_seq_length, tokenizer
-            )
-            training.describe(runtime, name, features[name], args.max_seq_length, tokenizer.vocab)
-
+    sets = load(args, runtime, processor, tokenizer)
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows, total):
@@ -376,31 +270,130 @@ def main(argv=None):
 
     global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
     if args.do_train:
+        _, features = sets.pop("train")
         fields = ("input_ids", "segment_ids", "label_id")
-        global_step = training.train(
-            args, runtime, model, features["train"], make_batch, loss_of, fields
-        )
+        global_step = training.train(args, runtime, model, features, make_batch, loss_of, fields)
         checkpoint.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
     os.makedirs(args.output_dir, exist_ok=True)
-    results = {}
-    for name in [name for name in features if name != "train"]:
+    results, sections, collapsed = {}, [], False
+    for name, (examples, features) in sets.items():
         kind, _, variant = name.partition("_")
         batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
-        logits = training.predict(
-            runtime, model, features[name], batch_size, make_batch, logits_of, name
-        )
+        logits = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
         if logits is None:
             continue
         logits = np.stack(logits)
-        if kind == "dev":
-            figures = evaluate(logits, features[name], batch_size, processor.metrics, global_step)
-            suffix = f"_{variant}" if variant else ""
-            results |= {f"{key}{suffix}": value for key, value in figures.items()}
-        else:
+        if kind == "test":
             server_file = processor.server_files.get(name)
             write_test_results(args.output_dir, logits, labels, variant, server_file)
+            continue
+        label_ids = np.array([feature.label_id for feature in features])
+        figures = evaluate(logits, label_ids, batch_size, processor.metrics, global_step)
+        suffix = f"_{variant}" if variant else ""
+        results |= {f"{key}{suffix}": value for key, value in figures.items()}
+        texts = [(example.text_a, example.text_b) for example in examples]
+        title = f"Evaluation on {processor.files[name]}"
+        sections.append(report.classification(labels, label_ids, logits, texts, title))
+        if is_collapsed(logits, label_ids):
+            collapsed = True
+            print("warning: every example is given the same label; another --seed may do better")
     if args.do_eval and runtime.is_main:
-        checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
+        checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
+    if (args.do_train or args.do_eval) and runtime.is_main:
+        report.write_report(args.output_dir, results, sections)
+    return results, collapsed
+
+
+def train_seeds(args, runtime):
+    """Trains and evaluates with each of --seeds, as `--seed N --output_dir …/seed-N` alone would,
+    and puts the best one's files to --output_dir."""
+    check_seeds(args)
+    runs, collapsed = {}, []
+    for seed in args.seeds:
+        own = copy.copy(args)
+        own.seed, own.seeds = seed, None
+        own.output_dir = os.path.join(args.output_dir, f"seed-{seed}")
+        own.tensorboard = args.tensorboard and os.path.join(args.tensorboard, f"seed-{seed}")
+        runtime.print(f"== seed {seed}: {own.output_dir}")
+        torch.manual_seed(seed)  # as training.setup: the new weights depend on it
+        runs[seed], one_class = train_and_evaluate(own, runtime)
+        collapsed += [seed] if one_class else []
+    if runtime.is_main:
+        summary = summary_of(runs, collapsed, make_processor(args).main_metric)
+        print_table(summary)
+        with checkpoint.replacing(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
+            json.dump(summary, file, indent=2)
+        keep_best(os.path.join(args.output_dir, f"seed-{summary['best']}"), args.output_dir,
+                  files_of(make_processor(args)).keys() - {SEEDS_RESULTS})  # fmt: skip
+
+
+def keep_best(folder, output_dir, names):
+    """Copies the files of `folder`, but not its checkpoints, to `output_dir`. Of `names` nothing
+    stays there that another seed has left, when it was the best."""
+    for name in names:
+        if not os.path.exists(os.path.join(folder, name)):
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(output_dir, name))
+    for path in glob.glob(os.path.join(glob.escape(folder), "*")):
+        if path not in checkpoint.checkpoints(folder).values():
+            target = os.path.join(output_dir, os.path.basename(path))
+            with open(path, "rb") as source, checkpoint.replacing(target, "wb") as file:
+                shutil.copyfileobj(source, file)
+
+
+def check_seeds(args):
+    """Raises ValueError where the best of several seeds could not be told, or not be kept."""
+    processor, path = make_processor(args), lambda name: os.path.join(args.output_dir, name)
+    figures = [*(["eval_accuracy"] if processor.labels else []), *processor.metrics]
+    if processor.main_metric not in figures:
+        raise ValueError(
+            f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
+            f"but there is only {', '.join(figures) or 'the loss'}"
+        )
+    if os.path.exists(path(checkpoint.WEIGHTS)) and not os.path.exists(path(SEEDS_RESULTS)):
+        raise ValueError(
+            f"--output_dir {args.output_dir} holds the {checkpoint.WEIGHTS} of another run, whose "
+            f"place the best seed's would take: use another folder"
+        )
+
+
+def summary_of(runs, collapsed, metric):
+    """What seeds_results.json holds, of {seed: figures}: the best seed has the most of `metric`,
+    and among equals the least loss; the standard deviation is that of a sample (n - 1)."""
+    names = [name for name in next(iter(runs.values())) if name.startswith("eval_")]
+    seeds = {seed: {name: float(runs[seed][name]) for name in names} for seed in runs}
+    columns = {name: [figures[name] for figures in seeds.values()] for name in names}
+    return {
+        "metric": metric,
+        "best": max(seeds, key=lambda seed: (seeds[seed][metric], -seeds[seed]["eval_loss"])),
+        "one_class": collapsed,
+        "mean": {name: statistics.mean(values) for name, values in columns.items()},
+        "standard_deviation": {name: statistics.stdev(values) for name, values in columns.items()},
+        "seeds": seeds,
+    }
+
+
+def print_table(summary):
+    names, spread = list(summary["mean"]), summary["standard_deviation"]
+    print("\n" + "  ".join([f"{'seed':>9}", *names]))
+    for row, figures in {**summary["seeds"], "mean": summary["mean"], "deviation": spread}.items():
+        values = [f"{figures[name]:>{len(name)}.4f}" for name in names]
+        note = "  one class for every example" if row in summary["one_class"] else ""
+        print("  ".join([f"{row:>9}", *values]) + note)
+    print(f"the best by {summary['metric']} is kept: seed {summary['best']}\n")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    runtime = training.setup(args)
+    if args.seeds:
+        train_seeds(args, runtime)
+    else:
+        train_and_evaluate(args, runtime)
+    runtime.print(f"in {args.output_dir}:")
+    for name, what in files_of(make_processor(args)).items():
+        if os.path.exists(os.path.join(args.output_dir, name)):
+            runtime.print(f"  {name:<28}{what}")
 
 
 if __name__ == "__main__":

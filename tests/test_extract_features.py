@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
+from conftest import model_flags, run, write_tiny_model
 
 import extract_features
 
@@ -73,7 +75,39 @@ def test_mistakes_are_told_before_any_work(tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
         extract_features.read_examples(tmp_path / "empty.txt")
+    (tmp_path / "latin1.txt").write_bytes("fine\ncaf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin1.txt:2 is not UTF-8"):
+        extract_features.read_examples(tmp_path / "latin1.txt")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ([], ["--help"], ["--nonsense"]))
+def test_flags_are_answered_without_pytorch(given):
+    outcome = run("-X", "importtime", "extract_features.py", *given)
+    assert outcome.status == (0 if "--help" in given else 2)
+    assert re.search(r"\| +flags$", outcome.err, re.M)
+    assert not re.search(r"\| +torch$", outcome.err, re.M)
+
+
+def test_accents_and_unknown_words(tmp_path, capsys):
+    """--no_strip_accents keeps "é" apart from "e"; what the vocabulary lacks is told."""
+    folder = write_tiny_model(tmp_path / "model")
+    words = (folder / "vocab.txt").read_text("utf-8").split("\n")
+    words[words.index("z")] = "é"
+    (folder / "vocab.txt").write_text("\n".join(words), "utf-8")
+    source, target = tmp_path / "input.txt", tmp_path / "out.jsonl"
+    source.write_text("É e ∮", "utf-8")
+    given = [f"--input_file={source}", f"--output_file={target}", *model_flags(folder),
+             "--max_seq_length=9", "--layers=-1"]  # fmt: skip
+    for flags, letter in (([], "e"), (["--no_strip_accents"], "é"), (["--no_do_lower_case"], None)):
+        extract_features.main([*given, *flags])
+        (line,) = read_jsonl(target.read_text("utf-8").splitlines())
+        wanted = ["[CLS]", letter or "[UNK]", "e", "[UNK]", "[SEP]"]
+        assert [token["token"] for token in line["features"]] == wanted
+        said = capsys.readouterr().out
+        share = 1 / 5 if letter else 2 / 5
+        assert "texts: 1 inputs, 5 tokens" in said and f"{share:.2%} [UNK]" in said
+        assert f"warning: {share:.0%} of the tokens are [UNK]" in said
 
 
 def test_lines_and_pairs(tmp_path):

@@ -1,11 +1,14 @@
-"""run_classifier.py: processors on files in the tasks' layouts, and the driver end to end."""
+"""run_classifier.py: the driver end to end, on every task of GLUE, a user's own, several seeds."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import (
+    ROOT,
     TWO_THREADS,
     assert_same_weights,
     losses,
@@ -15,19 +18,13 @@ from conftest import (
     weights,
     write_tiny_model,
 )
+from test_glue_data import LAYOUTS, write, write_task
 
 import run_classifier
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
 from convert_tf_checkpoint_to_pytorch import convert_tf_checkpoint_to_pytorch
 from modeling import BertConfig, BertForSequenceClassification
-from run_classifier import (
-    ColaProcessor,
-    InputExample,
-    MnliProcessor,
-    MrpcProcessor,
-    XnliProcessor,
-    convert_examples_to_features,
-)
+from run_classifier import PROCESSORS, MrpcProcessor, convert_examples_to_features
 from tokenization import FullTokenizer
 
 
@@ -62,7 +59,8 @@ def test_output_dir_is_self_contained(trained, tiny_model):
     files = {path.name for path in trained.iterdir()}
     assert files == {
         "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl",
-        "eval_results.txt", "test_results.tsv", "MRPC.tsv", "checkpoint-6.pt",
+        "eval_results.txt", "test_results.tsv", "MRPC.tsv", "checkpoint-6.pt", "report.html",
+        "config.json", "tokenizer_config.json",
     }  # fmt: skip
     assert same_file(trained, tiny_model, "vocab.txt")
     facts = json.loads((trained / "run.json").read_text("utf-8"))
@@ -257,221 +255,172 @@ def with_head(bert_dir, golden, head, folder):
     return path
 
 
-# --- processors ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("given", ([], ["--help"], ["--task_name=tsv", "--nonsense"]))
+def test_flags_are_answered_without_pytorch(given):
+    outcome = run("-X", "importtime", "run_classifier.py", *given)
+    assert outcome.status == (0 if "--help" in given else 2)
+    assert re.search(r"\| +glue_data$", outcome.err, re.M)
+    assert not re.search(r"\| +torch$", outcome.err, re.M)
 
 
-def write(path, *rows, end="\n", start=b""):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = end.join("\t".join(row) for row in rows) + end
-    path.write_bytes(start + lines.encode("utf-8"))
-    return path.parent
+def test_where_everything_is_told(trained, task, call):
+    outcome = call(run_classifier, *task, "--do_eval", f"--output_dir={trained}").ok()
+    told = outcome.out[outcome.out.index(f"in {trained}:") :].splitlines()[1:]
+    assert [line.split()[0] for line in told] == [
+        "pytorch_model.bin", "eval_results.txt", "report.html", "test_results.tsv", "MRPC.tsv",
+    ]  # fmt: skip
 
 
-MRPC_HEADER = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
+def test_names_of_the_tasks_are_public():
+    for processor in PROCESSORS.values():
+        assert getattr(run_classifier, processor.__name__) is processor
+    public = ("DataProcessor", "InputExample", "InputFeatures", "convert_single_example")
+    assert all(hasattr(run_classifier, name) for name in public)
 
 
-def test_mrpc(tmp_path):
-    rows = [MRPC_HEADER, ("1", "7", "8", "One.", "Two."), ("0", "9", "10", "Three.", "Four.")]
-    write(tmp_path / "train.tsv", *rows)
-    write(tmp_path / "dev.tsv", *rows[:2])
-    write(tmp_path / "test.tsv", ("index", *MRPC_HEADER[1:]), ("0", "7", "8", "Five.", "Six."))
-    processor = MrpcProcessor()
-    assert processor.get_labels() == ["0", "1"]
-    assert processor.get_train_examples(tmp_path) == [
-        InputExample("train-1", "One.", "Two.", "1"),
-        InputExample("train-2", "Three.", "Four.", "0"),
-    ]
-    assert processor.get_dev_examples(tmp_path) == [InputExample("dev-1", "One.", "Two.", "1")]
-    assert processor.get_test_examples(tmp_path) == [InputExample("test-1", "Five.", "Six.", None)]
+def test_accents(tmp_path, call):
+    """--no_strip_accents keeps "é" apart from "e", and is remembered with the weights."""
+    folder = write_tiny_model(tmp_path / "model")
+    words = (folder / "vocab.txt").read_text("utf-8").split("\n")
+    words[words.index("z")] = "é"
+    (folder / "vocab.txt").write_text("\n".join(words), "utf-8")
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"{name}.tsv", "É|yes", "E|no", "é|yes", "e|no")
+    given = [
+        "--task_name=tsv", "--labels=no,yes", "--text_columns=0", "--label_column=1",
+        f"--data_dir={tmp_path}", *model_flags(folder), "--max_seq_length=8",
+        "--train_batch_size=4", "--num_train_epochs=2", "--do_predict",
+    ]  # fmt: skip
+    for flag, apart in (("--no_strip_accents", True), ("--strip_accents", False)):
+        out = tmp_path / flag
+        call(run_classifier, *given, flag, "--do_train", f"--output_dir={out}").ok()
+        accent, plain, *lower = (out / "test_results.tsv").read_text("utf-8").splitlines()
+        assert lower == [accent, plain] and (accent != plain) == apart
+        refused = call(
+            run_classifier, *given, f"--strip_accents={str(apart).lower()}", f"--output_dir={out}"
+        )
+        assert refused.status == 2
+        assert f"was trained with strip_accents {not apart}, but this is {apart}" in refused.err
 
 
-def test_mnli(tmp_path):
-    """Three label orders circulate; the label is the last of 12 or 16 columns."""
+# --- every task of GLUE --------------------------------------------------------------------------
 
-    def row(index, gold, columns):
-        texts = f"premise {index}", f"hypothesis {index}"
-        return (index, *"abcdefg", *texts, *["x"] * (columns - 11), gold)
-
-    header = ("index", *"abcdefg", "sentence1", "sentence2", "label1", "gold_label")
-    write(tmp_path / "train.tsv", header, row("0", "neutral", 12), row("1", "entailment", 12))
-    write(tmp_path / "dev_matched.tsv", header, row("5", "contradiction", 16))
-    write(tmp_path / "dev_mismatched.tsv", header, row("6", "neutral", 16))
-    write(tmp_path / "test_matched.tsv", header[:10], row("7", "x", 12)[:10])
-    processor = MnliProcessor()
-    assert processor.get_labels() == ["contradiction", "entailment", "neutral"]
-    assert processor.get_train_examples(tmp_path) == [
-        InputExample("train-0", "premise 0", "hypothesis 0", "neutral"),
-        InputExample("train-1", "premise 1", "hypothesis 1", "entailment"),
-    ]
-    assert [e.label for e in processor.get_dev_examples(tmp_path)] == ["contradiction"]
-    mismatched = processor.get_examples(tmp_path, "dev_mismatched")
-    assert mismatched == [InputExample("dev_mismatched-6", "premise 6", "hypothesis 6", "neutral")]
-    assert processor.get_test_examples(tmp_path) == [
-        InputExample("test-7", "premise 7", "hypothesis 7", None)
-    ]
-
-
-def test_mnli_evaluates_both_dev_sets(tmp_path, tiny_model, mrpc, call):
-    rows = (mrpc / "train.tsv").read_text("utf-8").splitlines()[1:]
-    labels = MnliProcessor.labels
-    rows = [
-        (str(n), *"abcdefg", *row.split("\t")[3:5], labels[n % 3]) for n, row in enumerate(rows)
-    ]
-    header = ["header"] * 11
-    for name, some in (("train", rows), ("dev_matched", rows[:4]), ("dev_mismatched", rows[4:9]),
-                       ("test_matched", rows[:3]), ("test_mismatched", rows[:2])):  # fmt: skip
-        write(tmp_path / f"{name}.tsv", header, *some)
-    out = tmp_path / "out"
-    call(run_classifier, "--task_name=MNLI", f"--data_dir={tmp_path}", *model_flags(tiny_model),
-         "--do_train", "--do_eval", "--do_predict", "--train_batch_size=6", "--max_seq_length=32",
-         "--num_train_epochs=1", f"--output_dir={out}").ok()  # fmt: skip
-    figures = results(out)
-    assert {"eval_accuracy", "eval_accuracy_mismatched", "eval_loss_mismatched"} <= figures.keys()
-    for suffix, size in (("", 4), ("_mismatched", 5)):
-        right = size * float(figures[f"eval_accuracy{suffix}"])
-        assert right == pytest.approx(round(right), abs=1e-5)
-    assert weights(out)["classifier.weight"].shape == (3, 24)
-    for name, rows in (("test_results", 3), ("test_results_mismatched", 2)):
-        lines = (out / f"{name}.tsv").read_text("utf-8").splitlines()
-        assert len(lines) == rows and all(len(line.split("\t")) == 3 for line in lines)
-
-
-def test_cola(tmp_path):
-    """No header but in the test file, whose columns are others; "*" marks are no text."""
-    write(tmp_path / "train.tsv", ("gj04", "1", "", "They drank."), ("gj04", "0", "*", "They the."))
-    write(tmp_path / "dev.tsv", ("l-93", "0", "*", "Drank they the."))
-    write(tmp_path / "test.tsv", ("index", "sentence"), ("0", "Bill coughed."))
-    processor = ColaProcessor()
-    assert processor.get_train_examples(tmp_path) == [
-        InputExample("train-0", "They drank.", None, "1"),
-        InputExample("train-1", "They the.", None, "0"),
-    ]
-    assert processor.get_dev_examples(tmp_path) == [
-        InputExample("dev-0", "Drank they the.", None, "0")
-    ]
-    assert processor.get_test_examples(tmp_path) == [
-        InputExample("test-1", "Bill coughed.", None, None)
-    ]
-
-
-def test_xnli(tmp_path):
-    """The translated training set says "contradictory"; of the dev set only Chinese counts."""
-    write(tmp_path / "multinli" / "multinli.train.zh.tsv", ("premise", "hypo", "label"),
-          ("前提", "假设", "contradictory"), ("一", "二", "neutral"))  # fmt: skip
-    columns = ("language", "gold_label", *"abcd", "sentence1", "sentence2")
-    write(tmp_path / "xnli.dev.tsv", columns, ("ar", "neutral", *"abcd", "x", "y"),
-          ("zh", "entailment", *"abcd", "三", "四"))  # fmt: skip
-    processor = XnliProcessor()
-    assert processor.get_train_examples(tmp_path) == [
-        InputExample("train-1", "前提", "假设", "contradiction"),
-        InputExample("train-2", "一", "二", "neutral"),
-    ]
-    assert processor.get_dev_examples(tmp_path) == [InputExample("dev-2", "三", "四", "entailment")]
-    assert processor.get_labels() == ["contradiction", "entailment", "neutral"]
-
-
-@pytest.mark.parametrize("end", ("\n", "\r\n"))
-@pytest.mark.parametrize("start", (b"", b"\xef\xbb\xbf"))
-def test_windows_files_read_as_others(tmp_path, end, start):
-    rows = [MRPC_HEADER, ("1", "7", "8", "One.", "Two."), ("0", "9", "10", "Three.", "Four.")]
-    write(tmp_path / "a" / "train.tsv", *rows)
-    write(tmp_path / "b" / "train.tsv", *rows, end=end, start=start)
-    one, other = (MrpcProcessor().get_train_examples(tmp_path / name) for name in "ab")
-    assert one == other and other[1].text_b == "Four."
-    labelled = write(tmp_path / "c" / "train.tsv", ("x", "1", "", "Text."), end=end, start=start)
-    assert ColaProcessor().get_train_examples(labelled)[0].text_a == "Text."
-
-
-def test_quotes_mean_nothing(tmp_path):
-    """An unpaired quote must not swallow the rows after it, nor a pair vanish."""
-    texts = ['He said "no.', '"Quoted"', 'end"', '""', 'a "b" c', '"']
-    rows = [("1", "7", "8", text, "Two.") for text in texts]
-    write(tmp_path / "train.tsv", MRPC_HEADER, *rows)
-    assert [e.text_a for e in MrpcProcessor().get_train_examples(tmp_path)] == texts
-
-
-def test_odd_line_separators_are_part_of_a_text(tmp_path):
-    texts = ["a\u2028b", "c\x85d", "e\x0bf", "g\x1ch", "x" * 200_000]
-    write(tmp_path / "train.tsv", MRPC_HEADER, *(("1", "7", "8", text, "Two.") for text in texts))
-    assert [e.text_a for e in MrpcProcessor().get_train_examples(tmp_path)] == texts
-
-
-def test_blank_rows_and_missing_columns(tmp_path):
-    """Blank rows are passed over; short ones are skipped, counted and shown."""
-    write(
-        tmp_path / "train.tsv", MRPC_HEADER, ("1", "7", "8", "One.", "Two."), ("",), ("0", "9"),
-        ("0", "9", "10", "Three.", "Four."), (" ",), ("1", "5", "6", "Five.", "Six."),
-    )  # fmt: skip
-    said = []
-    examples = MrpcProcessor().get_examples(tmp_path, "train", said.append)
-    assert [e.guid for e in examples] == ["train-1", "train-4", "train-6"]
-    assert [e.label for e in examples] == ["1", "0", "1"]
-    path = tmp_path / "train.tsv"
-    assert said == [
-        f"skipped: {path}:4 has 2 columns, not 5 or more",
-        f"{path}: 1 rows skipped, 3 used",
-    ]
-
-
-def test_an_empty_text_b_is_none(tiny_model, tmp_path):
-    """As Google: [CLS] A [SEP], without a second separator."""
-    tokenizer = FullTokenizer(tiny_model / "vocab.txt")
-    examples = [InputExample("a", "the", "", "1"), InputExample("b", "the", None, "1")]
-    one, other = convert_examples_to_features(examples, ["0", "1"], 16, tokenizer)
-    assert one.input_ids.tolist() == other.input_ids.tolist() and len(one.input_ids) == 3
-    assert one.label_id == 1 and one.input_mask.tolist() == [1, 1, 1]
-
-
-TASKS = {  # task: a training file, a test file, and the examples that are in them
-    "sst-2": (
-        [("sentence", "label"), ("good film ", "1")], [("index", "sentence"), ("0", "bad film")],
-        ("good film ", None, "1"), ("bad film", None),
-    ),
-    "sts-b": (
-        [("index", *"abcdef", "text1", "text2", "score"), ("0", *"abcdef", "A", "B", "3.8")],
-        [("index", *"abcdef", "text1", "text2"), ("0", *"abcdef", "C", "D")],
-        ("A", "B", 3.8), ("C", "D"),
-    ),
-    "qqp": (
-        [("id", "qid1", "qid2", "text1", "text2", "is_duplicate"), (*"123", "A?", "B?", "0")],
-        [("id", "question1", "question2"), ("0", "C?", "D?")],
-        ("A?", "B?", "0"), ("C?", "D?"),
-    ),
-    "rte": (
-        [("index", "sentence1", "sentence2", "label"), ("0", "A", "B", "not_entailment")],
-        [("index", "sentence1", "sentence2"), ("0", "C", "D")],
-        ("A", "B", "not_entailment"), ("C", "D"),
-    ),
-    "qnli": (
-        [("index", "question", "sentence", "label"), ("0", "A?", "B", "entailment")],
-        [("index", "question", "sentence"), ("0", "C?", "D")],
-        ("A?", "B", "entailment"), ("C?", "D"),
-    ),
-    "wnli": (
-        [("index", "sentence1", "sentence2", "label"), ("0", "A", "B", "1")],
-        [("index", "sentence1", "sentence2"), ("0", "C", "D")],
-        ("A", "B", "1"), ("C", "D"),
-    ),
+METRICS = {  # beside accuracy
+    "cola": ["mcc"], "mrpc": ["f1"], "qqp": ["f1"], "sts-b": ["pearson", "spearman"]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_other_tasks_of_glue(name, tmp_path):
-    train_rows, test_rows, train, test = TASKS[name]
-    write(tmp_path / "train.tsv", *train_rows)
-    write(tmp_path / "test.tsv", *test_rows)
-    processor = run_classifier.PROCESSORS[name]()
-    assert processor.get_train_examples(tmp_path) == [InputExample("train-1", *train)]
-    assert processor.get_test_examples(tmp_path) == [InputExample("test-1", *test)]
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_metrics_equal_the_reference(name, seed):
+    """The figures of eval_results.txt on random predictions."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    stats = pytest.importorskip("scipy.stats")
+    random, processor = np.random.RandomState(seed), PROCESSORS[name]()
+    classes = len(processor.get_labels())
+    logits = random.randn(137, classes or 1).astype(np.float32)
+    labels = random.randint(classes, size=137) if classes else random.rand(137) * 5
+    figures = run_classifier.evaluate(logits, labels, 8, processor.metrics, 7)
+    given = logits.argmax(axis=1) if classes else logits[:, 0].astype(float)
+    references = {
+        "accuracy": lambda: sklearn.accuracy_score(labels, given),
+        "f1": lambda: sklearn.f1_score(labels, given),
+        "mcc": lambda: sklearn.matthews_corrcoef(labels, given),
+        "pearson": lambda: stats.pearsonr(given, labels)[0],
+        "spearman": lambda: stats.spearmanr(given, labels)[0],
+    }
+    wanted = {f"eval_{metric}": references[metric]()
+              for metric in METRICS.get(name, []) + ["accuracy"] * bool(classes)}  # fmt: skip
+    assert figures.keys() == wanted.keys() | {"eval_loss", "loss", "global_step"}
+    for metric, value in wanted.items():
+        assert figures[metric] == pytest.approx(value, abs=1e-12)
+    assert processor.main_metric in wanted
+
+
+SERVER_FILES = {
+    "cola": ["CoLA"], "sst-2": ["SST-2"], "mrpc": ["MRPC"], "sts-b": ["STS-B"], "qqp": ["QQP"],
+    "mnli": ["MNLI-m", "MNLI-mm"], "qnli": ["QNLI"], "rte": ["RTE"], "wnli": ["WNLI"], "xnli": [],
+}  # fmt: skip
+
+
+def check_server_file(path, labels, rows):
+    """What the GLUE server asks of a file: a header, a row an example in order, known labels."""
+    content = path.read_bytes()
+    assert content.endswith(b"\n") and b"\r" not in content and not content.startswith(b"\xef")
+    header, *lines = content.decode("utf-8").splitlines()
+    assert header == "index\tprediction"
+    indices, predictions = zip(*(line.split("\t") for line in lines))
+    assert list(indices) == [str(index) for index in range(rows)]
+    if labels:
+        assert set(predictions) <= set(labels)
+    else:
+        assert all(re.fullmatch(r"\d\.\d{3}", text) and 0 <= float(text) <= 5
+                   for text in predictions)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_task_from_end_to_end(name, tmp_path, tiny_model, call):
+    write_task(name, tmp_path)
+    out, processor = tmp_path / "out", PROCESSORS[name]()
+    call(run_classifier, f"--task_name={name.upper()}", f"--data_dir={tmp_path}",
+         *model_flags(tiny_model), "--do_train", "--do_eval", "--do_predict",
+         "--train_batch_size=2", "--max_seq_length=32", "--num_train_epochs=1",
+         f"--output_dir={out}").ok()  # fmt: skip
+    figures = results(out)
+    files, wanted = processor.files, LAYOUTS[name][1]
+    for metric in METRICS.get(name, []) + ["loss"] + ["accuracy"] * bool(processor.labels):
+        assert math.isfinite(float(figures[f"eval_{metric}"]))
+        assert (f"eval_{metric}_mismatched" in figures) == ("dev_mismatched" in files)
+    assert len(weights(out)["classifier.bias"]) == (len(processor.labels) or 1)
+    tests = [set_type for set_type in files if set_type.startswith("test")]
+    for set_type in tests:
+        rows = (out / f"{set_type.replace('test', 'test_results')}.tsv").read_text("utf-8")
+        assert len(rows.splitlines()) == len(wanted[set_type])
+        assert all(len(row.split("\t")) == (len(processor.labels) or 1)
+                   for row in rows.splitlines())  # fmt: skip
+    there = {path.stem for path in out.glob("*.tsv") if not path.stem.startswith("test_results")}
+    assert there == set(SERVER_FILES[name])
+    for file, set_type in zip(SERVER_FILES[name], tests):
+        check_server_file(out / f"{file}.tsv", processor.labels, len(wanted[set_type]))
+
+
+def test_server_file_is_in_words_and_in_range(tmp_path):
+    logits = np.array([[0.1, 0.2, 0.3], [3.0, 1.0, 2.0]], np.float32)
+    labels = PROCESSORS["mnli"]().get_labels()
+    run_classifier.write_test_results(str(tmp_path), logits, labels, "", "MNLI-m.tsv")
+    text = (tmp_path / "MNLI-m.tsv").read_text("utf-8")
+    assert text == "index\tprediction\n0\tneutral\n1\tcontradiction\n"
+    scores = np.array([[-0.2], [5.4], [2.71828]], np.float32)
+    run_classifier.write_test_results(str(tmp_path), scores, [], "", "STS-B.tsv")
+    text = (tmp_path / "STS-B.tsv").read_text("utf-8")
+    assert text == "index\tprediction\n0\t0.000\n1\t5.000\n2\t2.718\n"
+    assert np.loadtxt(tmp_path / "test_results.tsv") == pytest.approx(scores[:, 0])
+
+
+def test_mnli_figures_are_of_their_own_sets(tmp_path, tiny_model, call):
+    """An untrained head gives every example one label, of which the sets have different shares."""
+    write_task("mnli", tmp_path)
+    labels = PROCESSORS["mnli"]().get_labels()
+    torch.manual_seed(0)
+    values = torch.load(tiny_model / "pytorch_model.bin", weights_only=True)
+    values |= {"classifier.weight": torch.zeros(3, 24), "classifier.bias": torch.eye(3)[0]}
+    torch.save(values, tmp_path / "head.bin")
+    out = tmp_path / "out"
+    outcome = call(run_classifier, "--task_name=MNLI", f"--data_dir={tmp_path}", "--do_eval",
+                   *model_flags(tiny_model), f"--init_checkpoint={tmp_path / 'head.bin'}",
+                   "--max_seq_length=32", f"--output_dir={out}").ok()  # fmt: skip
+    assert labels[0] == "contradiction"
+    assert float(results(out)["eval_accuracy"]) == np.float32(1 / 2)
+    assert results(out)["eval_accuracy_mismatched"] == str(np.float32(1 / 3))
+    assert outcome.out.count("every example is given the same label") == 2
 
 
 def test_regression(tmp_path, tiny_model_without_dropout, mrpc, call):
     """STS-B: scores are learned by their squared error, and Pearson's and Spearman's r told."""
     rows = (mrpc / "train.tsv").read_text("utf-8").splitlines()[1:]
-    rows = [("0", *"abcdef", *row.split("\t")[3:5], str(n % 6)) for n, row in enumerate(rows)]
-    header = ["header"] * 10
+    rows = ["|".join(["0", *"abcdef", *r.split("\t")[3:5], str(n % 6)]) for n, r in enumerate(rows)]
     for name in ("train", "dev"):
-        write(tmp_path / f"{name}.tsv", header, *rows)
+        write(tmp_path / f"{name}.tsv", "header", *rows)
     out = tmp_path / "out"
     call(run_classifier, "--task_name=STS-B", f"--data_dir={tmp_path}",
          *model_flags(tiny_model_without_dropout), "--do_train", "--do_eval",
@@ -481,3 +430,256 @@ def test_regression(tmp_path, tiny_model_without_dropout, mrpc, call):
     assert losses(out)[0] > 5 and losses(out)[-1] < 0.2
     assert float(figures["eval_pearson"]) > 0.95 and float(figures["eval_spearman"]) > 0.9
     assert weights(out)["classifier.weight"].shape == (1, 24)
+
+
+# --- a user's own task ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def own(tiny_model, mrpc, tmp_path_factory):
+    """The flags of a run on MRPC's pairs as a user's own files: text, text, label; no header."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("train", "dev", "test"):
+        rows = [row.split("\t") for row in (mrpc / f"{name}.tsv").read_text("utf-8").splitlines()]
+        labels = [] if name == "test" else [["different", "same"][int(row[0])] for row in rows[1:]]
+        texts = [f"{row[3]}|{row[4]}" for row in rows[1:]]
+        write(folder / f"{name}.tsv", *(map("|".join, zip(texts, labels)) if labels else texts))
+    return [
+        "--task_name=tsv", "--labels=different,same", "--text_columns=0,1", "--label_column=2",
+        f"--data_dir={folder}", *model_flags(tiny_model), "--max_seq_length=48",
+        "--train_batch_size=4", "--eval_batch_size=3", "--num_train_epochs=2",
+        "--learning_rate=1e-3",
+    ]  # fmt: skip
+
+
+def test_own_task_without_code(own, trained, tmp_path, call):
+    """The same pairs under other names: the same bits."""
+    call(run_classifier, *own, "--do_train", "--do_eval", "--do_predict",
+         f"--output_dir={tmp_path}").ok()  # fmt: skip
+    assert_same_weights(trained, tmp_path)
+    assert same_file(trained, tmp_path, "test_results.tsv")
+    figures = results(tmp_path)
+    assert "eval_mcc" in figures
+    assert all(figures[key] == value for key, value in results(trained).items())
+    assert json.loads((tmp_path / "run.json").read_text("utf-8"))["labels"] == ["different", "same"]
+    call(run_classifier, *own, "--do_eval", f"--output_dir={tmp_path}").ok()
+    assert results(tmp_path) == figures
+    swapped = call(run_classifier, *own, "--labels=same,different", "--do_eval",
+                   f"--output_dir={tmp_path}")  # fmt: skip
+    assert swapped.status == 2 and "was trained with labels ['different', 'same']" in swapped.err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    (
+        ("--task_name=MRPC", "--labels is for --task_name tsv: mrpc has its own"),
+        ("--task_name=MRPC --header=true !labels !text_columns !label_column",
+         "--header is for --task_name tsv: mrpc has its own"),
+        ("--label_column=1", "--label_column 1 is one of --text_columns"),
+        ("--label_column=last", "--task_name tsv needs --label_column, counted from 0"),
+        ("!label_column", "--task_name tsv needs --label_column, counted from 0"),
+        ("--text_columns=0,1,3", "--task_name tsv needs --text_columns: one, or two like 0,1, "
+         "from 0 on"),
+        ("--header=no", "--header 'no' is none of auto, true, false"),
+        ("--labels=same", "--labels same are not two or more different names"),
+        ("--labels=same,same", "--labels same,same are not two or more different names"),
+        ("!labels", "--task_name tsv needs --labels, like no,yes; column 2 of {train} holds "
+         "same (10), different (3)"),
+        ("--labels=different,equal",
+         "{train}:{line}: the label 'same' is none of different, equal"),
+        ("--text_columns=0,5", "{train}:1 has 3 columns, not 6 or more: columns are parted by tabs "
+         "and counted from 0"),
+        ("--seeds=1", "--seeds '1' is not a list of numbers like 1,2,3,4,5"),
+        ("--seeds=1,x", "--seeds '1,x' is not a list of numbers like 1,2,3,4,5"),
+        ("--seeds=1,2,1", "--seeds 1,2,1 names a seed twice"),
+        ("--seeds=1,2 --no_do_eval", "--seeds needs --do_train and --do_eval"),
+    ),
+)  # fmt: skip
+def test_mistakes(given, told, own, tmp_path, call):
+    argv = [*own, "--do_train", "--do_eval"]
+    for change in given.split():
+        name = change.lstrip("-!").partition("=")[0]
+        argv = [flag for flag in argv if not flag.startswith(f"--{name}=")]
+        argv += [] if change.startswith("!") else [change]
+    train = next(flag.partition("=")[2] for flag in own if "data_dir" in flag) + "/train.tsv"
+    with open(train, encoding="utf-8") as file:
+        line = next(n for n, row in enumerate(file, start=1) if row.endswith("same\n") and n > 1)
+    outcome = call(run_classifier, *argv, f"--output_dir={tmp_path / 'out'}")
+    told = told.format(train=train, line=line)
+    assert (outcome.status, outcome.err) == (2, f"run_classifier.py: error: {told}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_processor_in_ten_lines(own, trained, tmp_path):
+    """As the README shows it: a file outside the project, which knows where the project is."""
+    script = tmp_path / "my_task.py"
+    script.write_text(
+        "import run_classifier\n\n\n"
+        "class MyProcessor(run_classifier.DataProcessor):\n"
+        '    labels = ("different", "same")\n'
+        "    text_columns, label_column = (0, 1), 2\n"
+        "    headers = ()\n\n\n"
+        'run_classifier.PROCESSORS["mine"] = MyProcessor\n'
+        'if __name__ == "__main__":\n'
+        "    run_classifier.main()\n"
+    )
+    given = [flag for flag in own if not flag.startswith(("--labels", "--text_", "--label_"))]
+    outcome = run(script, *given, "--task_name=Mine", "--do_train", "--do_eval",
+                  "--output_dir", tmp_path / "out", env={"PYTHONPATH": str(ROOT)}).ok()  # fmt: skip
+    assert_same_weights(trained, tmp_path / "out")
+    assert results(tmp_path / "out")["eval_accuracy"] == results(trained)["eval_accuracy"]
+    assert "weights" in outcome.out
+
+
+# --- several seeds -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def seeds(task, tmp_path_factory):
+    """The output folder of a run with three seeds."""
+    folder = tmp_path_factory.mktemp("seeds")
+    run_classifier.main([*task, "--do_train", "--do_eval", "--do_predict", "--seeds=3,42,1",
+                         f"--output_dir={folder}"])  # fmt: skip
+    return folder
+
+
+def test_a_seed_among_others_is_as_alone(seeds, trained):
+    """`trained` has the default seed, 42, the second here."""
+    alone, among = trained, seeds / "seed-42"
+    assert {path.name for path in alone.iterdir()} == {path.name for path in among.iterdir()}
+    assert_same_weights(alone, among)
+    assert losses(alone) == losses(among)
+    for name in ("eval_results.txt", "test_results.tsv", "MRPC.tsv", "bert_config.json"):
+        assert same_file(alone, among, name)
+    one, other = (json.loads((f / "run.json").read_text("utf-8")) for f in (alone, among))
+    for facts in (one, other):
+        del facts["flags"]["output_dir"], facts["script"], facts["flags"]["do_predict"]
+    assert one == other
+
+
+def test_figures_of_seeds(seeds):
+    summary = json.loads((seeds / "seeds_results.json").read_text("utf-8"))
+    assert summary["metric"] == "eval_accuracy" and list(summary["seeds"]) == ["3", "42", "1"]
+    for name in ("eval_accuracy", "eval_f1", "eval_loss"):
+        values = [figures[name] for figures in summary["seeds"].values()]
+        told = [float(results(seeds / f"seed-{seed}")[name]) for seed in (3, 42, 1)]
+        assert told == pytest.approx(values, abs=1e-6)
+        assert summary["mean"][name] == pytest.approx(np.mean(values), abs=1e-12)
+        assert summary["standard_deviation"][name] == pytest.approx(np.std(values, ddof=1))
+    assert len({figures["eval_loss"] for figures in summary["seeds"].values()}) == 3
+
+
+def test_the_best_seed_is_kept(seeds, task, tmp_path):
+    best = seeds / f"seed-{json.loads((seeds / 'seeds_results.json').read_text())['best']}"
+    kept = {path.name for path in best.iterdir()} - {"checkpoint-6.pt"}
+    assert {p.name for p in seeds.iterdir() if p.is_file()} == kept | {"seeds_results.json"}
+    assert all(same_file(best, seeds, name) for name in kept)
+    run_classifier.main([*task, f"--init_checkpoint={seeds}", "--do_eval", "--do_predict",
+                         f"--output_dir={tmp_path}"])  # fmt: skip
+    assert same_file(seeds, tmp_path, "eval_results.txt")
+    assert same_file(seeds, tmp_path, "test_results.tsv")
+
+
+def test_nothing_of_an_earlier_best_stays(tmp_path):
+    """It had predictions, which the new best has not: a user's own notes stay."""
+    for name, files in (("best", ("pytorch_model.bin", "run.json", "checkpoint-6.pt")),
+                        ("out", ("pytorch_model.bin", "MRPC.tsv", "notes"))):  # fmt: skip
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text(name)
+    names = run_classifier.files_of(MrpcProcessor()).keys()
+    run_classifier.keep_best(str(tmp_path / "best"), str(tmp_path / "out"), names)
+    left = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert left == {"pytorch_model.bin": "best", "run.json": "best", "notes": "out"}
+
+
+def test_summary_by_hand(capsys):
+    runs = {
+        5: {"eval_accuracy": 0.5, "eval_loss": np.float32(0.5), "global_step": 3, "loss": 1.0},
+        6: {"eval_accuracy": 0.75, "eval_loss": np.float32(0.75), "global_step": 3, "loss": 1.0},
+        7: {"eval_accuracy": 0.75, "eval_loss": np.float32(0.25), "global_step": 3, "loss": 1.0},
+    }
+    summary = run_classifier.summary_of(runs, [5], "eval_accuracy")
+    assert summary["best"] == 7  # of two as accurate, the one with the lower loss
+    assert summary["mean"] == pytest.approx({"eval_accuracy": 2 / 3, "eval_loss": 0.5})
+    assert summary["standard_deviation"]["eval_loss"] == 0.25
+    run_classifier.print_table(summary)
+    assert capsys.readouterr().out.split("\n")[1:-1] == [
+        "     seed  eval_accuracy  eval_loss",
+        "        5         0.5000     0.5000  one class for every example",
+        "        6         0.7500     0.7500",
+        "        7         0.7500     0.2500",
+        "     mean         0.6667     0.5000",
+        "deviation         0.1443     0.2500",
+        "the best by eval_accuracy is kept: seed 7",
+        "",
+    ]
+
+
+def test_seeds_go_on_after_a_kill(task, tmp_path, call, monkeypatch):
+    """Stopped in the second seed: the first is not trained again, the second goes on."""
+    given = [*task, "--do_train", "--do_eval", "--seeds=1,2,3", "--save_checkpoints_steps=2"]
+    true, steps = run_classifier.loss_of, []
+
+    def loss_of(*batch):
+        steps.append(batch)
+        if len(steps) == dies_at:
+            raise KeyboardInterrupt
+        return true(*batch)
+
+    monkeypatch.setattr(run_classifier, "loss_of", loss_of)
+    dies_at = 6 + 4  # the second seed's fourth step: its third is lost
+    assert call(run_classifier, *given, f"--output_dir={tmp_path / 'a'}").status == 130
+    assert not (tmp_path / "a" / "seeds_results.json").exists()
+    steps.clear()
+    dies_at = None
+    call(run_classifier, *given, f"--output_dir={tmp_path / 'a'}").ok()
+    assert len(steps) == 0 + 4 + 6
+    steps.clear()
+    call(run_classifier, *given, f"--output_dir={tmp_path / 'a'}").ok()
+    assert not steps  # all are there
+    call(run_classifier, *given, f"--output_dir={tmp_path / 'b'}").ok()
+    for name in ("", "seed-1", "seed-2", "seed-3"):
+        assert_same_weights(tmp_path / "a" / name, tmp_path / "b" / name)
+    assert same_file(tmp_path / "a", tmp_path / "b", "seeds_results.json")
+
+
+def test_a_collapsed_seed_is_named(own, tmp_path, call):
+    """All training examples are of one class, and so are soon the predictions."""
+    write(tmp_path / "train.tsv", *["a|b|same"] * 8)
+    write(tmp_path / "dev.tsv", "a|b|same", "b|a|different")
+    outcome = call(run_classifier, *own, f"--data_dir={tmp_path}", "--do_train", "--do_eval",
+                   "--num_train_epochs=10", "--learning_rate=1e-2", "--seeds=1,2",
+                   f"--output_dir={tmp_path / 'out'}").ok()  # fmt: skip
+    assert len(re.findall("^ +[12] .*one class for every example$", outcome.out, re.M)) == 2
+    summary = json.loads((tmp_path / "out" / "seeds_results.json").read_text("utf-8"))
+    assert summary["one_class"] == [1, 2] and summary["mean"]["eval_accuracy"] == 0.5
+
+
+def test_seeds_do_not_replace_another_run(task, trained, call):
+    before = {path: path.read_bytes() for path in trained.iterdir()}
+    outcome = call(run_classifier, *task, "--do_train", "--do_eval", "--seeds=1,2",
+                   f"--output_dir={trained}")  # fmt: skip
+    assert outcome.status == 2 and "of another run, whose place the best seed's" in outcome.err
+    assert before == {path: path.read_bytes() for path in trained.iterdir()}
+
+
+def test_seeds_need_a_metric_to_choose_by(task, mrpc, tmp_path, call, monkeypatch):
+    class Scores(MrpcProcessor):
+        labels, metrics = (), {}
+
+    monkeypatch.setitem(PROCESSORS, "scores", Scores)
+    outcome = call(run_classifier, *task, "--task_name=scores", "--do_train", "--do_eval",
+                   "--seeds=1,2", f"--output_dir={tmp_path / 'out'}")  # fmt: skip
+    assert outcome.status == 2
+    assert "the main_metric of Scores is eval_accuracy, but there is only the loss" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_seed_has_curves_of_its_own(task, tmp_path, call):
+    pytest.importorskip("tensorboard")
+    curves, out = tmp_path / "curves", tmp_path / "out"
+    call(run_classifier, *task, "--do_train", "--do_eval", "--num_train_epochs=0.4", "--seeds=1,2",
+         f"--tensorboard={curves}", f"--output_dir={out}").ok()  # fmt: skip
+    written = [path.parent for path in curves.rglob("*tfevents*")]
+    assert sorted(written) == [curves / f"seed-{seed}" for seed in (1, 2)]

@@ -12,21 +12,21 @@ once, not once per question, and the masks and maps of a window are views.
 import functools
 import json
 import math
-import os
 import re
 from collections import defaultdict, namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from operator import itemgetter
 
 import numpy as np
 
 import tokenization
+from weights import replacing
 
 # As Google: the reader's words end at these characters and no others. The tokenizer splits at more,
 # the no-break space for one, but then inside what the reader calls a word.
-_WORD = re.compile("[^ \t\r\n\u202f]+")
+_WORD, _SPACE = re.compile("[^ \t\r\n\u202f]+"), "[ \t\r\n\u202f]"
 _JSON_TYPES = {list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
 
 FIRST_UNIQUE_ID = 1000000000  # as Google; also keeps the ids apart from every index
@@ -37,8 +37,12 @@ MAX_SKIPPED_SHOWN = 5
 LARGE_SCORE = 1000000.0
 
 RawResult = namedtuple("RawResult", ["unique_id", "start_logits", "end_logits"])
+# An answer; `first_word` is the index of the paragraph's word in which it begins, None where it is
+# no part of it; `nbest` are the dicts of nbest_predictions.json; `null_odds` is None for 1.1.
+Answer = namedtuple("Answer", ["text", "first_word", "nbest", "null_odds"])
 _DocSpan = namedtuple("_DocSpan", ["start", "length"])
-_NbestPrediction = namedtuple("_NbestPrediction", ["text", "start_logit", "end_logit"])
+_NBEST_FIELDS = ["text", "start_logit", "end_logit", "first_word"]
+_NbestPrediction = namedtuple("_NbestPrediction", _NBEST_FIELDS, defaults=[None])
 
 
 @dataclass
@@ -107,19 +111,22 @@ class _SpanMap(Mapping):
         return len(self._keys)
 
 
-def read_squad_examples(input_file, is_training, version_2_with_negative=False, log=print):
+def read_squad_examples(
+    input_file, is_training, version_2_with_negative=False, log=print, dataset=None
+):
     """Reads a SQuAD file. Returns a list of `SquadExample`, in the file's order.
 
     In training every question has one answer, or with `version_2_with_negative` may have none. As
     Google, a question whose answer is not at its `answer_start` is skipped; so is one whose context
     is blank or ends before the answer, where Google's reader crashes. `log` is called with a line
     for each of the first few of them and one with their number. Outside training answers are not
-    looked at.
+    looked at. `dataset` is what `read_dataset` gives for the file, where that is there already.
 
     Raises OSError, or ValueError for anything that is not SQuAD, naming its place in the file.
     """
     examples, skipped, places = [], [], {}
-    for where, paragraph in _read_paragraphs(input_file):
+    dataset = read_dataset(input_file) if dataset is None else dataset
+    for where, paragraph in _paragraphs(dataset, input_file):
         context = _field(paragraph, "context", str, where)
         doc_tokens = _WORD.findall(context)
         char_to_word_offset = _char_to_word_offset(context) if is_training else None
@@ -145,14 +152,18 @@ def read_squad_examples(input_file, is_training, version_2_with_negative=False, 
     return examples
 
 
-def _read_paragraphs(input_file):
-    """Yields each paragraph of the file with where it is, for messages."""
+def read_dataset(input_file):
+    """The file's JSON value. Raises OSError, or ValueError where it is no JSON."""
     with open(input_file, "rb") as reader:
         content = reader.read()
     try:
-        dataset = json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{input_file} is not JSON in UTF-8: {error}") from None
+
+
+def _paragraphs(dataset, input_file):
+    """Yields each paragraph of the dataset with where it is, for messages."""
     for a, article in enumerate(_field(dataset, "data", list, input_file)):
         where = f"{input_file}: data[{a}]"
         for p, paragraph in enumerate(_field(article, "paragraphs", list, where)):
@@ -346,22 +357,15 @@ def convert_examples_to_features(
             start_position, end_position = None, None
             if is_training:
                 start_position, end_position = _target(span, answer_span, doc_offset)
-            features.append(
-                InputFeatures(
-                    FIRST_UNIQUE_ID + len(features),
-                    example_index,
-                    doc_span_index,
-                    [*query_tokens, *document.tokens[covered], "[SEP]"],
-                    _SpanMap(positions, document.tok_to_orig_index, doc_offset - span.start),
-                    _SpanMap(positions, is_max_context, doc_offset),
-                    np.concatenate((query_ids, document.ids[covered], query_ids[-1:])),
-                    ones[:num_tokens],
-                    segments[len(ones) - doc_offset :][:num_tokens],
-                    start_position,
-                    end_position,
-                    example.is_impossible,
-                )
-            )
+            features.append(InputFeatures(
+                FIRST_UNIQUE_ID + len(features), example_index, doc_span_index,
+                [*query_tokens, *document.tokens[covered], "[SEP]"],
+                _SpanMap(positions, document.tok_to_orig_index, doc_offset - span.start),
+                _SpanMap(positions, is_max_context, doc_offset),
+                np.concatenate((query_ids, document.ids[covered], query_ids[-1:])),
+                ones[:num_tokens], segments[len(ones) - doc_offset :][:num_tokens],
+                start_position, end_position, example.is_impossible,
+            ))  # fmt: skip
     return features
 
 
@@ -377,29 +381,41 @@ def _target(span, answer_span, doc_offset):
 
 
 def write_predictions(
-    all_examples,
-    all_features,
-    all_results,
-    n_best_size,
-    max_answer_length,
-    do_lower_case,
-    output_prediction_file,
-    output_nbest_file,
-    output_null_log_odds_file=None,
-    verbose_logging=False,
-    version_2_with_negative=False,
-    null_score_diff_threshold=0.0,
-    log=print,
-):
+    all_examples, all_features, all_results, n_best_size, max_answer_length, do_lower_case,
+    output_prediction_file, output_nbest_file, output_null_log_odds_file=None,
+    verbose_logging=False, version_2_with_negative=False, null_score_diff_threshold=0.0,
+    log=print, strip_accents=None,
+):  # fmt: skip
     """Writes each question's best answer, its `n_best_size` best, and for 2.0 its null odds.
+
+    Returns and raises, before anything is written, what `best_answers` does.
+    """
+    answers = best_answers(
+        all_examples, all_features, all_results, n_best_size, max_answer_length, do_lower_case,
+        verbose_logging, version_2_with_negative, null_score_diff_threshold, log, strip_accents,
+    )  # fmt: skip
+    paths = {"text": output_prediction_file, "nbest": output_nbest_file}
+    if version_2_with_negative and output_null_log_odds_file:
+        paths["null_odds"] = output_null_log_odds_file
+    for field, path in paths.items():
+        _write_json(path, {qas_id: getattr(answer, field) for qas_id, answer in answers.items()})
+    return answers
+
+
+def best_answers(
+    all_examples, all_features, all_results, n_best_size, max_answer_length, do_lower_case,
+    verbose_logging=False, version_2_with_negative=False, null_score_diff_threshold=0.0,
+    log=print, strip_accents=None,
+):  # fmt: skip
+    """Each question's `Answer`: a dict by question id, in the order of `all_examples`.
 
     `all_results` has one `RawResult` for each feature, in any order; its logits (lists or arrays)
     are as long as the feature or padded: as Google, padding is ranked too. `max_answer_length` is
-    in tokens. A question without any window (a blank context) is answered with "", of which `log`
-    tells the number; so is, with version 2.0, one that has no candidate but the null answer.
+    in tokens; `do_lower_case` and `strip_accents` are the tokenizer's. A question without any
+    window (a blank context) is answered with "", of which `log` tells the number; so is, with
+    version 2.0, one that has no candidate but the null answer.
 
-    Returns the answers and the null odds (empty for 1.1) as written, dicts by question id.
-    Raises ValueError, before anything is written, where a feature lacks its logits.
+    Raises ValueError where a feature lacks its logits.
     """
     if n_best_size < 1 or max_answer_length < 1:
         given = f"--n_best_size {n_best_size} and --max_answer_length {max_answer_length}"
@@ -408,39 +424,31 @@ def write_predictions(
     for feature in all_features:
         features_of[feature.example_index].append(feature)
     results = {result.unique_id: result for result in all_results}
+    options = do_lower_case, verbose_logging, strip_accents
 
-    all_predictions, all_nbest_json, scores_diff_json = {}, {}, {}
+    answers = {}
     for example_index, example in enumerate(all_examples):
+        features = features_of[example_index]
         candidates, null = _rank_candidates(
-            features_of[example_index],
-            results,
-            n_best_size,
-            max_answer_length,
-            version_2_with_negative,
+            features, results, n_best_size, max_answer_length, version_2_with_negative
         )
-        nbest = _choose_nbest(example, candidates, n_best_size, do_lower_case, verbose_logging)
+        nbest = _choose_nbest(example, candidates, n_best_size, options)
         if version_2_with_negative and all(entry.text for entry in nbest):
             nbest.append(null)  # as Google: then there can be n_best_size + 1
         if not nbest:
             # Google answers "empty" in both cases, but a context without tokens has no answer.
-            text = "empty" if features_of[example_index] else ""
+            text = "empty" if features else ""
             nbest.append(_NbestPrediction(text, 0.0, 0.0))
-        all_nbest_json[example.qas_id] = _nbest_json(nbest)
+        best, null_odds = nbest[0], None
         if version_2_with_negative:
-            answer, score_diff = _answer_or_null(nbest, null, null_score_diff_threshold)
-            all_predictions[example.qas_id], scores_diff_json[example.qas_id] = answer, score_diff
-        else:
-            all_predictions[example.qas_id] = nbest[0].text
+            best, null_odds = _answer_or_null(nbest, null, null_score_diff_threshold)
+        answers[example.qas_id] = Answer(best.text, best.first_word, _nbest_json(nbest), null_odds)
 
     blank = sum(not features_of[index] for index in range(len(all_examples)))
     if blank:
         note = 'questions have a context without tokens and are answered with ""'
         log(f"{blank} of {len(all_examples)} {note}")
-    _write_json(output_prediction_file, all_predictions)
-    _write_json(output_nbest_file, all_nbest_json)
-    if version_2_with_negative and output_null_log_odds_file:
-        _write_json(output_null_log_odds_file, scores_diff_json)
-    return all_predictions, scores_diff_json
+    return answers
 
 
 def _rank_candidates(features, results, n_best_size, max_answer_length, version_2_with_negative):
@@ -493,46 +501,41 @@ def _get_best_indexes(logits, n_best_size):
     return zip(order.tolist(), logits[order].tolist())
 
 
-def _choose_nbest(example, candidates, n_best_size, do_lower_case, verbose_logging):
+def _choose_nbest(example, candidates, n_best_size, options):
     """The best candidates of different text, at most `n_best_size`."""
     nbest, seen_predictions = [], set()
     for _, start_logit, end_logit, feature, start, end in candidates:
         if len(nbest) == n_best_size:
             break
-        final_text = ""
+        text, first_word = "", None
         if feature is not None:
             pred_text = " ".join(feature.tokens[start : end + 1])
             pred_text = " ".join(pred_text.replace(" ##", "").replace("##", "").split())
             first_word, last_word = feature.token_to_orig_map[start], feature.token_to_orig_map[end]
             orig_text = " ".join(example.doc_tokens[first_word : last_word + 1])
-            final_text = get_final_text(pred_text, orig_text, do_lower_case, verbose_logging)
-            if final_text in seen_predictions:
+            text = get_final_text(pred_text, orig_text, *options)
+            if text in seen_predictions:
                 continue
-        seen_predictions.add(final_text)
-        nbest.append(_NbestPrediction(final_text, start_logit, end_logit))
+        seen_predictions.add(text)
+        nbest.append(_NbestPrediction(text, start_logit, end_logit, first_word))
     return nbest
 
 
 def _nbest_json(nbest):
     probs = _compute_softmax([_score(entry) for entry in nbest])
     return [
-        {
-            "text": entry.text,
-            "probability": probability,
-            "start_logit": entry.start_logit,
-            "end_logit": entry.end_logit,
-        }
-        for entry, probability in zip(nbest, probs)
+        {"text": e.text, "probability": p, "start_logit": e.start_logit, "end_logit": e.end_logit}
+        for e, p in zip(nbest, probs)
     ]
 
 
 def _answer_or_null(nbest, null, null_score_diff_threshold):
-    """The answer of version 2, and the null odds: the null score less the best other's."""
+    """The best entry for version 2, and the null odds: the null score less the best other's."""
     best_non_null = next((entry for entry in nbest if entry.text), None)
     if best_non_null is None:  # Google's code fails here
-        return "", LARGE_SCORE
+        return null, LARGE_SCORE
     score_diff = _score(null) - best_non_null.start_logit - best_non_null.end_logit
-    return ("" if score_diff > null_score_diff_threshold else best_non_null.text), score_diff
+    return (null if score_diff > null_score_diff_threshold else best_non_null), score_diff
 
 
 def _compute_softmax(scores):
@@ -545,19 +548,27 @@ def _compute_softmax(scores):
 
 
 def _write_json(path, value):
-    aside = f"{path}.tmp"
-    with open(aside, "w", encoding="utf-8", newline="\n") as writer:
+    with replacing(path) as writer:
         writer.write(json.dumps(value, indent=4) + "\n")
-    os.replace(aside, path)
 
 
-def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False):
+def find_answer(context, answer):
+    """The offset at which an `Answer` begins in its context, or None where it is no part of it."""
+    if answer.first_word is None:
+        return None
+    word = next(islice(_WORD.finditer(context), answer.first_word, None))
+    # Its words are joined by single spaces, the context's by white space of any kind.
+    pattern = f"{_SPACE}+".join(map(re.escape, answer.text.split(" ")))
+    return re.compile(pattern).search(context, word.start()).start()
+
+
+def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False, strip_accents=None):
     """The part of `orig_text` that became `pred_text` when it was tokenized.
 
     Tokenizing loses case, accents and where spaces were: tokens "steve smith" of the words "Steve
     Smith's" are to give "Steve Smith". Both texts are aligned by their characters that are no
     spaces. Where that fails (a combining accent was dropped, say) it is all of `orig_text`, as
-    Google; `verbose_logging` prints why.
+    Google; `verbose_logging` prints why. `strip_accents` is the tokenizer's.
     """
 
     def give_up(reason):
@@ -566,7 +577,7 @@ def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False):
         return orig_text
 
     # A space ends a word for the tokenizer too, so words can be tokenized, and kept, one by one.
-    words = (_basic_tokenize(word, do_lower_case) for word in orig_text.split(" "))
+    words = (_basic_tokenize(word, do_lower_case, strip_accents) for word in orig_text.split(" "))
     tok_text = " ".join(filter(None, words))
     start_position = tok_text.find(pred_text)
     if start_position == -1:
@@ -582,5 +593,5 @@ def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False):
 
 
 @functools.lru_cache(maxsize=2**16)
-def _basic_tokenize(word, do_lower_case):
-    return " ".join(tokenization.BasicTokenizer(do_lower_case).tokenize(word))
+def _basic_tokenize(word, *casing):
+    return " ".join(tokenization.BasicTokenizer(*casing).tokenize(word))

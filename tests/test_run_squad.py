@@ -15,11 +15,15 @@ from conftest import (
     weights,
     write_tiny_model,
 )
+from test_report import Page
 from test_run_classifier import same_file, with_head
 
 import run_squad
+import squad_data
 import squad_metrics
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
+from squad_data import Answer
+from tokenization import FullTokenizer
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +58,7 @@ def test_output_dir_is_self_contained(trained, squad):
     assert files == {
         "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl",
         "eval_results.txt", "predictions.json", "nbest_predictions.json", f"checkpoint-{steps}.pt",
+        "config.json", "tokenizer_config.json", "report.html",
     }  # fmt: skip
     assert len(losses(trained)) == steps  # counted in questions, as Google's, not in windows
     assert results(trained)["global_step"] == str(steps)
@@ -170,13 +175,13 @@ def test_answers_are_sought_where_google_does(trained, task, squad, tmp_path, fl
     """With --compute_padding the n-best search gets the padding's logits too."""
     seen = []
 
-    def write_predictions(examples, features, results, *_):
+    def write_predictions(examples, features, results, **_):
         for feature, result in zip(features, results, strict=True):
             assert feature.unique_id == result.unique_id
             wanted = 64 if flag else len(feature.input_ids)
             assert len(result.start_logits) == len(result.end_logits) == wanted
             seen.append(len(feature.input_ids))
-        return {}, {}
+        return {example.qas_id: Answer("", None, [], 0.0) for example in examples}
 
     monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
     run_squad.main([
@@ -184,6 +189,149 @@ def test_answers_are_sought_where_google_does(trained, task, squad, tmp_path, fl
         f"--predict_file={squad / 'dev-v2.0.json'}", f"--output_dir={tmp_path}",
     ])  # fmt: skip
     assert min(seen) < 64
+
+
+# The report
+
+
+def test_report_says_what_was_answered(trained, squad):
+    """The spans that it marks are the answers, at their places in the paragraph."""
+    page = Page((trained / "report.html").read_text("utf-8"))
+    figures = {row[0]: row[1] for row in page.rows}
+    for name, value in results(trained).items():
+        assert float(figures[name]) == pytest.approx(float(value), rel=1e-6)
+    assert len(page.curves()[0][1]) == len(losses(trained))
+    answers = json.loads((trained / "predictions.json").read_text("utf-8"))
+    marked = "".join(text for kinds, text in page.marks if "predicted" in kinds.split())
+    for qa in questions(squad / "dev-v1.1.json"):
+        assert qa["question"] in page.text and answers[qa["id"]] in " ".join(marked.split())
+    right = len(page.all("li", **{"class": "right"}))
+    assert 100 * right / len(answers) == pytest.approx(float(results(trained)["exact_match"]))
+
+
+def test_judge():
+    context = "Jim \t 😀 Henson\nmade Kermit, and Jim  Henson knew."
+    gold = {"text": "Jim  Henson", "answer_start": 32}
+    answer = Answer("Jim Henson", 6, [], None)
+    judged = run_squad.judge(
+        {"id": "a", "question": "Who?", "answers": [gold, {"text": "frog"}]}, context, answer
+    )
+    assert judged == {
+        "id": "a", "question": "Who?", "context": context,
+        "gold": [(32, "Jim  Henson"), (-1, "frog")],
+        "predicted": "Jim Henson", "start": 32, "exact": True, "f1": 1.0,
+    }  # fmt: skip
+    assert context[judged["start"] :].startswith("Jim  Henson")
+    impossible = {"id": "a", "question": "Who?", "answers": [], "is_impossible": True}
+    judged = run_squad.judge(impossible, context, answer)
+    assert (judged["gold"], judged["exact"], judged["f1"]) == ([], False, 0.0)
+    judged = run_squad.judge(impossible, context, Answer("", None, [], 0.0))
+    assert (judged["start"], judged["exact"], judged["f1"]) == (None, True, 1.0)
+
+
+# Questions from the terminal
+
+
+def typed(lines, *argv, tmp_path):
+    (tmp_path / "typed.txt").write_text("\n".join(lines), "utf-8")
+    with open(tmp_path / "typed.txt", encoding="utf-8") as stdin:
+        return run("run_squad.py", "--interactive", *argv, stdin=stdin)
+
+
+def test_interactive_answers_as_prediction_does(trained, task, squad, tmp_path):
+    """The paragraph is longer than a window."""
+    dataset = json.loads((squad / "dev-v1.1.json").read_text("utf-8"))
+    (paragraph,) = dataset["data"][0]["paragraphs"]
+    assert "\n" not in paragraph["context"] and len(paragraph["context"].split()) > 64
+    asked = [qa["question"] for qa in paragraph["qas"]]
+    lines = [paragraph["context"], *asked, "", "x" * 9000, asked[0], " ", "", paragraph["context"],
+             asked[1]]  # fmt: skip
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    outcome = typed(lines, *task, f"--output_dir={trained}", tmp_path=tmp_path).ok()
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    nbest = json.loads((trained / "nbest_predictions.json").read_text("utf-8"))
+    answers = json.loads((trained / "predictions.json").read_text("utf-8"))
+    told = outcome.out.split("question: ")[1:]
+    assert outcome.out.count("answer: ") == len(asked) + 2 == len(told) - 2
+    for index, qa in enumerate(paragraph["qas"]):
+        question, answer, *few = told[index].splitlines()
+        assert (question, answer) == (qa["question"], f"answer: {answers[qa['id']]}")
+        wanted = [f"{e['probability']:8.1%}  {e['text']}" for e in nbest[qa["id"]][:5]]
+        assert few[: len(wanted)] == wanted
+    assert told[-1] == told[1].rstrip() + "\n\n"
+    assert "batch" not in outcome.err  # no progress bar between question and answer
+
+
+def test_interactive_with_nothing_typed(trained, task, tmp_path):
+    out = tmp_path / "out"
+    argv = [*task, f"--init_checkpoint={trained}", f"--output_dir={out}"]
+    for lines in ([], ["", "", "A paragraph.", ""]):
+        outcome = typed(lines, *argv, tmp_path=tmp_path).ok()
+        assert "answer:" not in outcome.out
+    assert not out.exists()
+
+
+def test_interactive_says_that_there_is_no_answer(trained, task, tmp_path):
+    argv = [*task, "--version_2_with_negative", "--null_score_diff_threshold=-1000"]
+    outcome = typed(["Jim made Kermit.", "Who made Kermit?", "?", "", "\u200b", "?"], *argv,
+                    f"--output_dir={trained}", tmp_path=tmp_path).ok()  # fmt: skip
+    assert outcome.out.count("answer: (none)") == 3 and "%  (none)" in outcome.out
+
+
+def test_interactive_is_for_one_process(trained, task, monkeypatch, call):
+    from training import setup
+
+    def two_ranks(args):
+        runtime = setup(args)
+        runtime.world_size = 2
+        return runtime
+
+    monkeypatch.setattr(run_squad.training, "setup", two_ranks)
+    outcome = call(run_squad, *task, "--interactive", f"--output_dir={trained}")
+    assert outcome.status == 2 and "without a launcher" in outcome.err
+
+
+# Accents
+
+
+def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, monkeypatch):
+    seen = {}
+
+    def tokenizer(vocab_file, do_lower_case, strip_accents):
+        seen["tokenizer"] = strip_accents
+        return FullTokenizer(vocab_file, do_lower_case, strip_accents)
+
+    def write_predictions(*args, **options):
+        seen["answers"] = options["strip_accents"]
+        return squad_data.write_predictions(*args, **options)
+
+    monkeypatch.setattr(run_squad, "FullTokenizer", tokenizer)
+    monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
+    (trained / "run.json").rename(tmp_path / "run.json")  # says how they were in training
+    try:
+        for flags, wanted in (
+            ([], True), (["--no_strip_accents"], False), (["--no_do_lower_case"], False)
+        ):  # fmt: skip
+            out = tmp_path / f"out{len(flags)}{wanted}"
+            run_squad.main([
+                *task, *flags, f"--init_checkpoint={trained}", "--do_predict",
+                f"--predict_file={squad / 'dev-v1.1.json'}", f"--output_dir={out}",
+            ])  # fmt: skip
+            assert seen == {"tokenizer": wanted, "answers": wanted}
+    finally:
+        (tmp_path / "run.json").rename(trained / "run.json")
+
+
+@pytest.mark.parametrize("given", (["--help"], ["--do_train", "--nonsense"], ["--do_train"]))
+def test_flags_are_answered_before_torch_is_loaded(given):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['run_squad.py', *{given}]\n"
+        "try: runpy.run_path('run_squad.py', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    status = 0 if given == ["--help"] else 2
+    assert run("-c", code).out.endswith(f"{status} False False\n")
 
 
 def test_pooler_is_kept_but_not_trained(trained, tiny_model):

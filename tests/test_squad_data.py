@@ -167,7 +167,7 @@ def test_predictions(run, goldens, golden_tools, squad_dir, tokenizers, tmp_path
         )
         assert len(lines) == bool(blank)
         predictions = json.loads(paths[0].read_text())
-        assert returned[0] == predictions
+        assert {qas_id: answer.text for qas_id, answer in returned.items()} == predictions
         assert _as_google(paths[0], blank) == expected["predictions_text"], key
         nbest = _as_google(paths[1], blank)
         if expected.get("nbest_text"):
@@ -176,7 +176,7 @@ def test_predictions(run, goldens, golden_tools, squad_dir, tokenizers, tmp_path
             pytest.fail(f"{key}: the n-best file differs")
         if expected["null_odds_text"] is not None:
             null_odds = json.loads(paths[2].read_text())
-            assert returned[1] == null_odds == json.loads(expected["null_odds_text"])
+            assert null_odds == json.loads(expected["null_odds_text"])
 
 
 def _golden_logits(golden_tools, goldens, run, kind, seed, num_features):
@@ -352,6 +352,31 @@ def test_missing_or_short_results(tmp_path, small_tokenizer):
 )
 def test_get_final_text(pred_text, orig_text, lower, expected):
     assert get_final_text(pred_text, orig_text, lower) == expected
+
+
+def test_get_final_text_strips_accents_as_the_tokenizer_does():
+    for pred_text, strip_accents in (("cafe", None), ("cafe", True), ("café", False)):
+        assert get_final_text(pred_text, "(Café)", True, strip_accents=strip_accents) == "Café"
+        other = not (strip_accents is None or strip_accents)
+        assert get_final_text(pred_text, "(Café)", True, strip_accents=other) == "(Café)"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "😀.", "é+"]),
+                          st.sampled_from([" ", "  ", "\t", "\n \u202f"])), min_size=1, max_size=9),
+       st.data())  # fmt: skip
+def test_find_answer(words, data):
+    """Also where the words are there before, and the paragraph's white space is another."""
+    first = data.draw(st.integers(0, len(words) - 1))
+    last = data.draw(st.integers(first, len(words) - 1))
+    text = " ".join(word for word, _ in words[first : last + 1])
+    context = "\t" + "".join(word + space for word, space in words)
+    start = 1 + sum(len(word + space) for word, space in words[:first])
+    assert squad_data.find_answer(context, squad_data.Answer(text, first, [], None)) == start
+    inside = squad_data.Answer(text[-1:], last, [], None)
+    word = words[last][0]
+    place = 1 + sum(len(word + space) for word, space in words[:last]) + word.index(text[-1:])
+    assert squad_data.find_answer(context, inside) == place
+    assert squad_data.find_answer(context, squad_data.Answer("empty", None, [], None)) is None
 
 
 def test_get_final_text_says_why(capsys):

@@ -124,24 +124,26 @@ def create_masked_lm_predictions(
     Of all, `masked_lm_prob`; of those, 80 % become [MASK], 10 % one of `vocab_words`, 10 % stay.
     With `do_whole_word_mask` the pieces of a word go together, or, where too many, not at all.
     """
-    words = []  # lists of positions that are chosen together
+    words, others = [], {}  # first positions of words; the others, which are chosen with a first
     for position, token in enumerate(tokens):
         # As Google: pieces whose word was cut at [SEP] join the word before it.
         if do_whole_word_mask and words and token.startswith("##"):
-            words[-1].append(position)
+            others.setdefault(words[-1], []).append(position)
         elif token not in ("[CLS]", "[SEP]"):
-            words.append([position])
-    # As rng.shuffle(words), draw by draw, but in half the time.
-    for last in range(len(words) - 1, 0, -1):
-        bits = (last + 1).bit_length()
-        while (other := rng.getrandbits(bits)) > last:
-            pass
-        words[last], words[other] = words[other], words[last]
+            words.append(position)
+    # As rng.shuffle(words), draw by draw, in half the time; `bits` are those of last + 1.
+    getrandbits = rng.getrandbits
+    for bits in range(len(words).bit_length(), 1, -1):
+        for last in range(min(len(words), 2**bits - 1) - 1, 2 ** (bits - 1) - 2, -1):
+            while (other := getrandbits(bits)) > last:
+                pass
+            words[last], words[other] = words[other], words[last]
     num_to_predict = min(max_predictions_per_seq, max(1, round(len(tokens) * masked_lm_prob)))
     output_tokens, positions = list(tokens), []
-    for word in words:
+    for first in words:
         if len(positions) == num_to_predict:
             break
+        word = [first, *others.get(first, ())]
         if len(positions) + len(word) > num_to_predict:
             continue
         positions += word
@@ -215,15 +217,14 @@ def read_shards(lines, shard_size, counts):
 
 def write_shard(args, lines, rng, output_files):
     """Writes the instances of `lines` to the files, in turn as Google does; returns the counts."""
-    counts, tokenizer = Counter(), load_tokenizer(args.vocab_file, args.do_lower_case)
+    counts, tokenizer = Counter(), load_tokenizer(*args.tokenizer)
     documents, vocab_words = read_documents(lines, tokenizer, counts), list(tokenizer.vocab)
-    id_of = tokenizer.vocab.__getitem__
     settings = args.max_seq_length, args.short_seq_prob, args.masked_lm_prob
     settings += args.max_predictions_per_seq, vocab_words, rng, args.do_whole_word_mask
 
     def pack(instance):  # The lists of an instance take six times the memory.
-        ids, labels = (list(map(id_of, t)) for t in (instance.tokens, instance.masked_lm_labels))
-        positions = instance.masked_lm_positions
+        tokens, positions = instance.tokens, instance.masked_lm_positions
+        ids, labels = map(tokenizer.convert_tokens_to_ids, (tokens, instance.masked_lm_labels))
         return pack_instance(ids, instance.segment_ids, positions, labels, instance.is_random_next)
 
     packed = _instances_of_documents(documents, args.dupe_factor, rng, settings, pack)
@@ -240,12 +241,11 @@ def write_shards(args, input_files, counts):
     with ProcessPoolExecutor(args.workers) as executor:
         for index, shard in enumerate(read_shards(lines, args.shard_mb * 2**20, counts)):
             rng = random.Random(f"{args.random_seed} {index}")
-            task = executor.submit(write_shard, args, shard, rng, [shard_name(args, index)])
-            running.append(task)
+            names = [shard_name(args, index)]
+            running.append(executor.submit(write_shard, args, shard, rng, names))
             if len(running) > args.workers:  # No more text is read than soon needed.
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        yield from (task.result() for task in running)
 
 
 def shard_name(args, index):
@@ -282,7 +282,7 @@ def check(args):
         raise ValueError(f"--stream makes files of one name, not of the {len(outputs)} given")
     if args.stream and os.path.exists(shard_name(args, 0)):
         raise ValueError(f"{shard_name(args, 0)} is there already: remove it and its successors")
-    if "[MASK]" not in load_tokenizer(args.vocab_file, args.do_lower_case).vocab:
+    if "[MASK]" not in load_tokenizer(*args.tokenizer).vocab:
         raise ValueError(f"{args.vocab_file}: no [MASK]; pass the vocab.txt of a BERT model")
     input_files = find_input_files(args.input_file)
     for path in outputs:
@@ -297,18 +297,16 @@ def parse_args(argv=None):
     parser.flags(
         "files",
         input_file=(..., "text files: comma-separated patterns"),
-        output_file=(..., "file to write, or several, comma-separated; with --stream NAME.EXT "
-                     "stands for NAME-00000.EXT and so on"),
+        output_file=(..., "files to write, comma-separated; with --stream A.B makes A-00000.B …"),
         vocab_file=(..., "vocab.txt of the model"),
-        stream=(False, "make each --shard_mb of text a corpus and an output file of its own, in "
-                "bounded memory"),
+        stream=(False, "make each --shard_mb of text a corpus and a file of its own: less memory"),
         shard_mb=(8.0, "with --stream, megabytes (2**20 bytes) of text in a shard"),
         workers=(1, "with --stream, processes"),
     )  # fmt: skip
     parser.flags(
         "instances",
-        do_lower_case=(True, "lower-case the text and strip accents; --no_do_lower_case for cased "
-                       "models"),
+        do_lower_case=(True, "lower-case the text; --no_do_lower_case for cased models"),
+        strip_accents=(True, "strip accents from text that is lower-cased, as Google"),
         do_whole_word_mask=(False, "mask all pieces of a word, or none"),
         max_seq_length=(128, "most tokens of an instance"),
         max_predictions_per_seq=(20, "most masked tokens of an instance"),
@@ -317,7 +315,10 @@ def parse_args(argv=None):
         dupe_factor=(10, "passes over the text, each with other masks"),
         random_seed=(12345, "the same makes the same instances"),
     )  # fmt: skip
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    strip_accents = args.do_lower_case and args.strip_accents
+    args.tokenizer = args.vocab_file, args.do_lower_case, strip_accents
+    return args
 
 
 def main(argv=None):

@@ -3,6 +3,8 @@
 Features are kept without padding; a batch is padded to its longest row when it is made.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -52,22 +54,33 @@ def num_train_steps(num_examples, batch_size, num_epochs):
     return int(num_examples / batch_size * num_epochs)
 
 
-def epoch_order(num_examples, seed, epoch):
-    """The order of the examples in one epoch, a function of seed and epoch alone."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+@lru_cache(maxsize=4)
+def epoch_order(size, seed, epoch, shard=0):
+    """The order of a shard's `size` rows in one epoch, a function of the numbers given alone."""
+    # The last 0 of a list's only shard leaves the random numbers as if it were not there.
+    return np.random.Generator(np.random.PCG64([seed, epoch, shard])).permutation(size)
 
 
-def step_examples(num_examples, batch_size, step, seed):
+def step_examples(shards, batch_size, step, seed):
     """Indices of the examples of one training step, [batch_size].
 
-    Epochs follow one another without a gap, so a batch may cross an epoch's end. Nothing but the
-    step's number is needed to go on from here.
+    `shards` are the numbers of rows that lie together, as in one file; a list of features is a
+    single shard. An epoch takes the shards in random order, and the rows of each in random order,
+    so that no more than one shard's order is held. Epochs follow one another without a gap, so a
+    batch may cross an epoch's end. Nothing but the step's number is needed to go on from here.
     """
+    ends = np.cumsum(shards)
     position, indices = step * batch_size, []
     while len(indices) < batch_size:
-        epoch, offset = divmod(position + len(indices), num_examples)
-        order = epoch_order(num_examples, seed, epoch)
-        indices.extend(order[offset : offset + batch_size - len(indices)])
+        epoch, offset = divmod(position + len(indices), int(ends[-1]))
+        shard_order = epoch_order(len(shards), seed, epoch, len(shards))
+        ends_in_epoch = np.cumsum(np.asarray(shards)[shard_order])
+        place = np.searchsorted(ends_in_epoch, offset, side="right")
+        shard, left = int(shard_order[place]), int(ends_in_epoch[place]) - offset
+        order = epoch_order(shards[shard], seed, epoch, shard)
+        row = shards[shard] - left
+        chosen = order[row : row + batch_size - len(indices)]
+        indices.extend(ends[shard] - shards[shard] + chosen)
     return np.array(indices)
 
 

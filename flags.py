@@ -7,6 +7,7 @@ before PyTorch is loaded.
 import argparse
 import os
 import sys
+from functools import cache
 
 SCHEDULES = ("warmup_linear", "warmup_constant", "warmup_cosine")
 
@@ -60,9 +61,14 @@ class Parser(argparse.ArgumentParser):
         args = super().parse_args(argv)
         for name in MEANINGLESS:
             if getattr(args, name) is not None:
-                print(f"--{name} has no meaning here and is ignored", file=sys.stderr)
+                note(f"--{name} has no meaning here and is ignored")
             delattr(args, name)
         return args
+
+
+@cache  # Told once, though a script parses its flags twice: before PyTorch is loaded, and after.
+def note(line):
+    print(line, file=sys.stderr)
 
 
 def boolean(text):
@@ -73,27 +79,36 @@ def boolean(text):
     return values[text.lower()]
 
 
-def add_model_flags(parser, max_seq_length):
+def add_model_flags(parser, max_seq_length, vocab_file=...):
     parser.flags(
         "model",
         bert_config_file=(..., "bert_config.json of the model"),
-        vocab_file=(..., "vocab.txt of the model"),
+        vocab_file=(vocab_file, "vocab.txt of the model"),
         init_checkpoint=(None, "weights to start from: a file or folder of PyTorch weights, "
                          "or a TensorFlow checkpoint; without it they are random"),
         do_lower_case=(True, "lower-case the text and strip accents; --no_do_lower_case for "
                        "cased models"),
+        strip_accents=(True, "strip accents from text that is lower-cased, as Google; "
+                       "--no_strip_accents keeps them"),
         max_seq_length=(max_seq_length, "longer inputs are cut or windowed to so many WordPieces"),
     )  # fmt: skip
 
 
 def add_training_flags(parser, train_batch_size, num_train_epochs):
     parser.flags(
+        "length of training",
+        num_train_epochs=(num_train_epochs, "passes over the training examples"),
+        warmup_proportion=(0.1, "share of the steps over which the learning rate rises"),
+    )
+    add_step_flags(parser, train_batch_size)
+
+
+def add_step_flags(parser, train_batch_size):
+    parser.flags(
         "training",
         train_batch_size=(train_batch_size, "examples in a step, over all ranks and "
                           "accumulation steps together"),
         learning_rate=(5e-5, "peak learning rate of BERT's Adam"),
-        num_train_epochs=(num_train_epochs, "passes over the training examples"),
-        warmup_proportion=(0.1, "share of the steps over which the learning rate rises"),
         schedule=("warmup_linear", f"learning-rate schedule: {', '.join(SCHEDULES)}"),
         gradient_accumulation_steps=(1, "parts into which a step's batch is cut to save memory"),
         seed=(42, "of the new weights, the order of examples and dropout"),
@@ -101,6 +116,8 @@ def add_training_flags(parser, train_batch_size, num_train_epochs):
                                 "command goes on after a crash"),
         keep_checkpoints=(2, "how many of the newest checkpoints stay"),
         overwrite_output_dir=(False, "start anew where --output_dir holds an earlier run"),
+        save_safetensors=(False, "write model.safetensors besides pytorch_model.bin"),
+        tensorboard=(None, "folder for TensorBoard's event files (needs the package tensorboard)"),
     )  # fmt: skip
     parser.add_argument("--accumulate_gradients", dest="gradient_accumulation_steps", type=int,
                         default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
@@ -136,14 +153,20 @@ def check_flags(args):
     """Raises ValueError for flags that cannot be meant."""
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length",
                  "gradient_accumulation_steps", "save_checkpoints_steps", "keep_checkpoints",
-                 "n_best_size", "max_answer_length"):  # fmt: skip
+                 "n_best_size", "max_answer_length", "num_train_steps", "max_eval_steps",
+                 "max_predictions_per_seq"):  # fmt: skip
         if getattr(args, name, 1) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, but must be 1 or more")
     for name in ("learning_rate", "num_train_epochs"):
-        if not 0 < getattr(args, name) < float("inf"):
+        if not 0 < getattr(args, name, 1) < float("inf"):
             raise ValueError(f"--{name} is {getattr(args, name)}, but must be above 0")
-    if not 0 <= args.warmup_proportion <= 1:
+    if not 0 <= getattr(args, "warmup_proportion", 0) <= 1:
         raise ValueError(f"--warmup_proportion is {args.warmup_proportion}, but must be 0 to 1")
+    if not 0 <= getattr(args, "num_warmup_steps", 0) <= getattr(args, "num_train_steps", 0):
+        raise ValueError(
+            f"--num_warmup_steps is {args.num_warmup_steps}, but must be 0 to --num_train_steps, "
+            f"which is {args.num_train_steps}"
+        )
     if args.schedule not in SCHEDULES:
         raise ValueError(f"--schedule is {args.schedule!r}; use one of {', '.join(SCHEDULES)}")
     if args.seed < 0:
@@ -155,31 +178,35 @@ def check_flags(args):
         if path and not os.path.exists(path):
             raise FileNotFoundError(f"--{name} {path} does not exist")
     check_output_dir(args.output_dir)
+    if args.tensorboard:
+        check_output_dir(args.tensorboard, "tensorboard")
 
 
-def check_output_dir(path):
+def check_output_dir(path, name="output_dir"):
     """Raises OSError where files could not be written to `path`; creates nothing."""
     parent = os.path.abspath(path)
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     if not os.path.isdir(parent):
-        raise NotADirectoryError(f"--output_dir {path}: {parent} is a file")
+        raise NotADirectoryError(f"--{name} {path}: {parent} is a file")
     if not os.access(parent, os.W_OK):
-        raise PermissionError(f"--output_dir {path}: {parent} is not writable")
+        raise PermissionError(f"--{name} {path}: {parent} is not writable")
 
 
 def check_model(config, vocab, args):
-    """Raises ValueError where configuration, vocabulary and flags contradict each other."""
+    """Raises ValueError where configuration, flags and vocabulary (or None) do not agree."""
+    if args.max_seq_length > config.max_position_embeddings:
+        raise ValueError(
+            f"--max_seq_length {args.max_seq_length} exceeds the model's "
+            f"{config.max_position_embeddings} positions"
+        )
+    if vocab is None:
+        return
     size = max(vocab.values()) + 1
     if size != config.vocab_size:
         raise ValueError(
             f"{args.vocab_file} has {size} entries, but vocab_size in {args.bert_config_file} "
             f"is {config.vocab_size}: they belong to different models"
-        )
-    if args.max_seq_length > config.max_position_embeddings:
-        raise ValueError(
-            f"--max_seq_length {args.max_seq_length} exceeds the model's "
-            f"{config.max_position_embeddings} positions"
         )
     words = [word for word in vocab if not word.startswith("[")]
     capitals = sum(word != word.lower() for word in words)

@@ -8,18 +8,26 @@ uint32; the words, uint16 or uint32, of each row: first token of segment B, next
 number of masked positions, these positions, the ids that were there, the row's token ids.
 """
 
-import itertools
+import contextlib
+import mmap
 import os
 import struct
+from array import array
+from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 from crc32c import crc32c
+
+from weights import replacing
 
 # MAGIC, rows, SETTINGS, bytes of a word, CRC-32C of all that stands before the words.
 HEADER, MAGIC, BLOCK = struct.Struct("<8sQ5I"), b"BERTins1", 256
 FEATURES = {"input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
             "masked_lm_weights", "next_sentence_labels"}  # fmt: skip
 SETTINGS = ("max_seq_length", "max_predictions_per_seq", "vocab_size")
+SHARD = 2**20  # rows whose order is drawn together: it takes 8 MB
+OPEN_FILES = 4  # at a time
 
 
 def pack_instance(input_ids, segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label):
@@ -42,12 +50,9 @@ def write_instances(path, packed, max_seq_length, max_predictions_per_seq, vocab
     index = offsets.tobytes() + np.array(crcs, "<u4").tobytes()
     values = max_seq_length, max_predictions_per_seq, vocab_size
     head = HEADER.pack(MAGIC, len(packed), *values, words.itemsize, 0)[:-4]
-    with open(f"{path}.partial", "wb") as file:
+    with replacing(path, "wb", len(head) + 4 + len(index) + words.nbytes) as file:
         file.write(head + crc32c(index, crc32c(head)).to_bytes(4, "little") + index)
         file.write(words)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.partial", path)
 
 
 class InstanceFile:
@@ -67,10 +72,12 @@ class InstanceFile:
         data = np.memmap(path, "u1", "r").view(np.ndarray)
         crcs = HEADER.size + 8 * (rows + 1)
         start = crcs + 4 * (max(rows - 1, 0) // BLOCK + 1)
-        whole = crc32c(data[HEADER.size : start], crc32c(head[:-4])) == crc
+        whole = start <= len(data) and itemsize in (2, 4)
+        whole = whole and crc32c(data[HEADER.size : start], crc32c(head[:-4])) == crc
         if not whole or start + int(data[crcs - 8 : crcs].view("<u8")[0]) * itemsize != len(data):
             raise ValueError(f"{path}: damaged or cut short; make it again")
         self.__dict__.update(zip(SETTINGS, values))
+        self.checksum = crc  # of the index with the blocks' checksums, and so of all
         self._offsets = data[HEADER.size : crcs].view("<u8")
         self._crcs = data[crcs:start].view("<u4")
         self._words, self._verified = data[start:].view(f"<u{itemsize}"), set()
@@ -88,7 +95,9 @@ class InstanceFile:
                 raise ValueError(f"{self.path}: damaged near row {index}; make it again")
             self._verified.add(block)
         words = self._words[offsets[index] : offsets[index + 1]].astype(np.int32)
-        first, label, masked = words[:3]
+        first, label, masked = words[:3].tolist() if len(words) > 2 else (0, 0, -1)
+        if not 0 <= masked <= (len(words) - 3) // 2:
+            raise ValueError(f"{self.path}: row {index} is no instance; make the file again")
         positions, ids, input_ids = np.split(words[3:], [masked, 2 * masked])
         return {
             "input_ids": input_ids,
@@ -97,29 +106,124 @@ class InstanceFile:
             "masked_lm_positions": positions,
             "masked_lm_ids": ids,
             "masked_lm_weights": np.ones(masked, np.float32),
-            "next_sentence_labels": np.array([label]),
+            "next_sentence_labels": np.array([label], np.int32),
         }
 
 
-def read_tfrecord(path):
-    """Yields the rows of an uncompressed TFRecord file of Google's create_pretraining_data.py.
+class TFRecordFile:
+    """An uncompressed TFRecord file of Google's create_pretraining_data.py, memory-mapped.
 
-    Raises OSError, or ValueError with the number of a record that is damaged or something else.
+    As an InstanceFile; where its records begin is found by going from one to the next, at the
+    start, and their checksums are verified when they are read. `vocab_size` is None: it is not
+    known. Raises OSError, or ValueError with the number of a record that is damaged or of another
+    kind.
     """
+
+    def __init__(self, path):
+        self.path, self.vocab_size = os.fspath(path), None
+        with open(path, "rb") as file:
+            empty = not os.fstat(file.fileno()).st_size
+            self._data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._starts, self.checksum, start = array("Q"), 0, 0
+        while start < len(self._data):
+            with self._telling(len(self)):
+                size = int.from_bytes(_checked(self._data[start : start + 12]), "little")
+                if start + size + 16 > len(self._data):
+                    raise ValueError("cut short")
+            self._starts.append(start)
+            start += size + 16
+            self.checksum = crc32c(self._data[start - 4 : start], self.checksum)
+        padded = self._padded(0) if len(self) else {}
+        self.max_seq_length = len(padded.get("input_ids", ()))
+        self.max_predictions_per_seq = len(padded.get("masked_lm_ids", ()))
+
+    def __len__(self):
+        return len(self._starts)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: record {index} of {len(self)}")
+        row = self._padded(index)
+        masked, tokens = (np.count_nonzero(row[k]) for k in ("masked_lm_weights", "input_mask"))
+        # Google pads both kinds at their ends.
+        return {k: v[: masked if k.startswith("masked") else tokens] for k, v in row.items()}
+
+    def _padded(self, index):
+        start = self._starts[index]
+        end = self._starts[index + 1] if index + 1 < len(self) else len(self._data)
+        with self._telling(index):
+            row = _example(_checked(self._data[start + 12 : end]))
+            if missing := FEATURES - row.keys():
+                raise ValueError(f"no pre-training instance: it has no {min(missing)}")
+        return row
+
+    @contextlib.contextmanager
+    def _telling(self, number):
+        try:
+            yield
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{self.path}: record {number}: {error}") from None
+
+
+def open_instances(path):
+    """The InstanceFile or TFRecordFile that `path` is."""
     with open(path, "rb") as file:
-        for number in itertools.count():
-            try:
-                if not (head := file.read(12)):
-                    return
-                size = int.from_bytes(_checked(head), "little")
-                row = _example(_checked(file.read(size + 4)))
-                if missing := FEATURES - row.keys():
-                    raise ValueError(f"no pre-training instance: it has no {min(missing)}")
-                masked, tokens = int(row["masked_lm_weights"].sum()), int(row["input_mask"].sum())
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"{path}: record {number}: {error}") from None
-            # Google pads both kinds at their ends.
-            yield {k: v[: masked if k.startswith("masked") else tokens] for k, v in row.items()}
+        ours = file.read(len(MAGIC)) == MAGIC
+    return InstanceFile(path) if ours else TFRecordFile(path)
+
+
+class Instances:
+    """The rows of many files as one sequence, of which only those asked for are read.
+
+    paths, rows, checksums   of each file: its name, its number of rows, its `checksum`
+    shards                   numbers of rows whose order is drawn together, at most SHARD
+    fingerprint              a checksum of all
+    self[i]                  the row, as `checked_row` gives it
+    """
+
+    def __init__(self, paths, rows, checksums, vocab_size):
+        self.paths, self.vocab_size, self._ends = paths, vocab_size, np.cumsum(rows)
+        self.shards = [
+            min(SHARD, number - start) for number in rows for start in range(0, number, SHARD)
+        ]
+        self.fingerprint = crc32c(np.array([rows, checksums], "<u8").tobytes())
+        self._open = lru_cache(OPEN_FILES)(open_instances)
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        file = self._open(self.paths[number])
+        return checked_row(file, int(index - self._ends[number]) + len(file), self.vocab_size)
+
+
+def checked_row(file, index, vocab_size):
+    """Row `index` of an InstanceFile or TFRecordFile as a namespace of its features.
+
+    Raises ValueError where a number in it is beyond its range, as an id of another vocabulary is,
+    or where its features do not belong together.
+    """
+    row = SimpleNamespace(**file[index])
+    tokens, masked = len(row.input_ids), len(row.masked_lm_ids)
+    sizes = [len(values) for name, values in sorted(vars(row).items())]
+    if sizes != [tokens, tokens, masked, masked, masked, 1, tokens] or not tokens:
+        raise ValueError(f"{file.path}: row {index}: its features differ in length")
+    limits = {
+        "input_ids": vocab_size, "masked_lm_ids": vocab_size, "segment_ids": 2,
+        "masked_lm_positions": len(row.input_ids), "next_sentence_labels": 2,
+    }  # fmt: skip
+    for name, limit in limits.items():
+        values = getattr(row, name).view("u4")  # unsigned: what is below 0 is beyond too
+        if len(values) and values.max() >= limit:
+            worst = getattr(row, name)[values.argmax()]
+            raise ValueError(
+                f"{file.path}: row {index}: {worst} in {name} is not in 0..{limit - 1}: "
+                f"these instances are of another model"
+            )
+    return row
 
 
 def _checked(data):
@@ -157,6 +261,8 @@ def _fields(data):
 def _integers(packed):
     """Protobuf's varints as int32: 7 bits a byte, the lowest first; a last byte is below 128."""
     packed = np.frombuffer(packed, "u1")
+    if packed.max(initial=0) < 128:  # a byte each
+        return packed.astype(np.int32)
     ends = np.flatnonzero(packed < 128) + 1
     starts = np.append(0, ends[:-1])
     shifts = 7 * (np.arange(len(packed)) - np.repeat(starts, np.diff(ends, prepend=0)))

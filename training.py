@@ -1,4 +1,4 @@
-"""What the drivers share: device and ranks, the training loop, checkpoints, prediction, logs.
+"""What the drivers share: device and ranks, first weights, the training loop, prediction.
 
 Plain functions. A driver parses its flags, calls `setup`, builds its model and its features, and
 hands both to `train` and `predict` with two functions of its own: one makes a batch of some
@@ -8,12 +8,9 @@ features, one gets loss or outputs from the model.
 import atexit
 import glob
 import inspect
-import json
 import os
 import re
-import signal
 import sys
-import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
@@ -23,7 +20,6 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoint import (
-    LOG,
     WEIGHTS,
     fingerprint,
     newest_checkpoint,
@@ -34,6 +30,7 @@ from checkpoint import (
 from data import length_sorted_batches, num_train_steps, step_examples
 from flags import check_flags
 from optimization import create_optimizer
+from progress import Log, summary_writer
 
 
 @dataclass
@@ -66,6 +63,8 @@ class Runtime:
 def setup(args):
     """Chooses device, ranks and precision, and seeds the new weights. Returns a Runtime."""
     check_flags(args)
+    if args.tensorboard:
+        summary_writer()
     local_rank = int(os.environ.get("LOCAL_RANK", args.local_rank))
     if local_rank >= 0 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
@@ -108,13 +107,18 @@ def initial_weights(args, **facts):
     if weights and not (os.path.exists(weights) or os.path.exists(f"{weights}.index")):
         folder = os.path.dirname(weights) or "."
         there = os.listdir(folder) if os.path.isdir(folder) else []
-        names = ", ".join(sorted({re.sub(r"\.(index|data-.*)$", "", name) for name in there}))
+        names = ", ".join(sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in there}))
         raise FileNotFoundError(
             f"--init_checkpoint {weights} does not exist; {folder} holds: {names or 'nothing'}"
         )
     run = read_run(weights) if weights else {}
-    for name, value in {"do_lower_case": args.do_lower_case, **facts}.items():
-        if run.get(name, value) != value and (name == "do_lower_case" or not args.do_train):
+    casing = {"do_lower_case": args.do_lower_case}
+    if args.do_lower_case:  # Otherwise accents stay, whatever the flag says.
+        casing["strip_accents"] = args.strip_accents
+    for name, value in {**casing, **facts}.items():
+        # Not there: an older run's. None: pre-trained without a word about the text's casing.
+        differs = run.get(name) not in (None, value)
+        if differs and (name in casing or not args.do_train):
             raise ValueError(f"{weights} was trained with {name} {run[name]}, but this is {value}")
     return weights
 
@@ -129,7 +133,7 @@ def load_initial(model, path, load_weights, load_tf_weights, runtime, new_head):
         return
     names = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
     tensorflow = any(
-        re.search(r"\.(index|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
+        re.search(r"\.(index|meta|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
         for name in names
     )
     if tensorflow and not any(name.endswith((".bin", ".safetensors")) for name in names):
@@ -158,13 +162,36 @@ def describe(runtime, name, features, max_seq_length, vocab):
 
 
 def announce(args, runtime, model):
-    """Prints where and how the run computes."""
+    """Prints where and how the run computes, and the memory that it will take."""
     name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(
         f"{name}, {torch.get_num_threads()} threads, {runtime.world_size} ranks, "
         f"{str(runtime.dtype).removeprefix('torch.')}, {size:,} parameters"
     )
+    if args.do_train:
+        # Weights, gradients and Adam's two moments, each a float32.
+        rows = -(-args.train_batch_size // (runtime.world_size * args.gradient_accumulation_steps))
+        words = getattr(args, "max_predictions_per_seq", 0)
+        activations = activation_bytes(model.bert.config, rows, args.max_seq_length, words)
+        runtime.print(
+            f"training takes about {16 * size / 1e9:.2f} GB of memory in each process, and for a "
+            f"part of {rows} examples, if none is short, {activations / 1e9:.2f} GB more"
+        )
+
+
+def activation_bytes(config, rows, max_seq_length, masked_words=0):
+    """About what a step keeps of its forward pass, in bytes, for `rows` without padding.
+
+    Counted in what autograd saves, in float32: for a token 12 vectors of a layer and 2 of its
+    intermediate part, attention's probabilities with their dropout, 3 vectors of the embeddings; a
+    layer's three weights side by side; the masked words' scores, their softmax and its gradient.
+    """
+    hidden, tokens = config.hidden_size, rows * max_seq_length
+    scores = 6 * config.num_attention_heads * max_seq_length
+    token = 48 * hidden + 8 * config.intermediate_size + scores
+    layers = config.num_hidden_layers * (tokens * token + 12 * hidden**2)
+    return layers + tokens * 12 * hidden + rows * masked_words * 12 * config.vocab_size
 
 
 def parallel(runtime, model):
@@ -187,28 +214,39 @@ def add_gradients(_, bucket):
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
 
 
-def train(args, runtime, model, features, make_batch, loss_of, fields, num_examples=None):
+def num_steps(args, num_examples):
+    """Steps of training and of warm-up that --num_train_epochs and --warmup_proportion mean."""
+    steps = num_train_steps(num_examples, args.train_batch_size, args.num_train_epochs)
+    if not steps:
+        raise ValueError(
+            f"{num_examples} training examples and {args.num_train_epochs} epochs "
+            f"make no batch of {args.train_batch_size}: lower --train_batch_size, or train longer"
+        )
+    return steps, int(steps * args.warmup_proportion)
+
+
+def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_examples=None,
+          steps_and_warmup=None, weight_of=None):  # fmt: skip
     """Trains `model` in place, from the newest checkpoint on. Returns the number of steps.
 
     make_batch(features, total) makes a batch of one part of a step whose examples are `total` in
     all; loss_of(model, batch) is the part's share of the step's mean loss, so that parts and ranks
-    add up to the loss of the whole batch. `fields` are those of a feature that training sees.
+    add up to the loss of the whole batch. Where a loss is a mean of something else than examples,
+    weight_of(feature) counts it, and `total` is the pair (examples, sum of these weights), both of
+    the whole step.
+
+    `features` is a list, of which training sees `fields`; or an object of which rows are asked one
+    at a time, with `shards` (see data.step_examples) and a `fingerprint` of its own.
     The steps are counted in `num_examples`, or else in features: Google's run_squad.py counts
-    questions, of which a long paragraph makes several features.
+    questions, of which a long paragraph makes several features. Or they are given.
     """
-    steps = num_train_steps(
-        num_examples or len(features), args.train_batch_size, args.num_train_epochs
-    )
-    if not steps:
-        raise ValueError(
-            f"{num_examples or len(features)} training examples and {args.num_train_epochs} epochs "
-            f"make no batch of {args.train_batch_size}: lower --train_batch_size, or train longer"
-        )
-    optimizer = create_optimizer(
-        model, args.learning_rate, steps, int(steps * args.warmup_proportion), args.schedule
-    )
+    steps, warmup = steps_and_warmup or num_steps(args, num_examples or len(features))
+    runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
+    shards = getattr(features, "shards", [len(features)])
+    known = getattr(features, "fingerprint", None)
+    optimizer = create_optimizer(model, args.learning_rate, steps, warmup, args.schedule)
     scale = LossScale(args.loss_scale) if args.fp16 else None
-    decisive = result_flags(args, fingerprint(features, fields))
+    decisive = result_flags(args, fingerprint(features, fields) if known is None else known)
     first = 0
     state = newest_checkpoint(args, runtime, decisive)
     if state:
@@ -223,12 +261,13 @@ def train(args, runtime, model, features, make_batch, loss_of, fields, num_examp
     model.train()
     with closing(Log(args, runtime, first, steps)) as log:
         for step in range(first, steps):
-            indices = step_examples(len(features), args.train_batch_size, step, args.seed)
-            loss = 0.0
-            for micro_step, part in enumerate(own_parts(args, runtime, indices)):
+            indices = step_examples(shards, args.train_batch_size, step, args.seed)
+            parts = [[features[i] for i in part] for part in own_parts(args, runtime, indices)]
+            total, loss = whole_step(runtime, parts, len(indices), weight_of), 0.0
+            for micro_step, part in enumerate(parts):
                 torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
                 last = micro_step == args.gradient_accumulation_steps - 1
-                batch = make_batch([features[index] for index in part], len(indices))
+                batch = make_batch(part, total)
                 with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
                     with runtime.autocast():
                         part_loss = loss_of(replica, batch)
@@ -253,6 +292,14 @@ def own_parts(args, runtime, indices):
     accumulation = args.gradient_accumulation_steps
     parts = np.array_split(indices, runtime.world_size * accumulation)
     return parts[runtime.rank * accumulation : (runtime.rank + 1) * accumulation]
+
+
+def whole_step(runtime, parts, num_examples, weight_of):
+    """What the losses of a step are divided by, over all its parts on all ranks."""
+    if weight_of is None:
+        return num_examples
+    weight = sum(weight_of(row) for part in parts for row in part)
+    return num_examples, runtime.sum(torch.full((), float(weight), device=runtime.device))
 
 
 def update(runtime, optimizer, scale):
@@ -292,95 +339,18 @@ class LossScale:
         return finite
 
 
-class Log:
-    """Progress bar, JSON-lines log, and what stops a run: a loss that is no number, or a signal."""
-
-    EVERY = 10  # steps between two looks at a GPU, each of which waits for it
-
-    def __init__(self, args, runtime, first, steps):
-        self.runtime, self.batch_size, self.steps = runtime, args.train_batch_size, steps
-        self.pending, self.signal, self.start = [], 0, time.monotonic()
-        self.output_dir, self.file = args.output_dir, None
-        self.handlers = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        self.bar = tqdm(
-            total=steps, initial=first, unit="step", disable=not runtime.is_main,
-            dynamic_ncols=True, mininterval=0.5,
-        )  # fmt: skip
-        if runtime.is_main:
-            path = os.path.join(args.output_dir, LOG)
-            kept = []
-            if first and os.path.exists(path):  # Steps after the checkpoint are done again.
-                with open(path, encoding="utf-8") as file:
-                    kept = file.readlines()[:first]
-            self.file = open(path, "w", encoding="utf-8")
-            self.file.writelines(kept)
-
-    def _on_signal(self, number, _):
-        if self.signal:  # asked twice
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def add(self, step, loss, learning_rate, look):
-        """Notes a step; returns whether the run was asked to stop. Raises ValueError for a NaN."""
-        self.pending.append((step, learning_rate, loss))
-        if self.runtime.device.type == "cuda" and not look and (step + 1) % self.EVERY:
-            return False
-        numbers = torch.stack([loss for *_, loss in self.pending] + [loss.new_tensor(self.signal)])
-        *losses, signals = self.runtime.sum(numbers).tolist()
-        seconds = time.monotonic() - self.start
-        self.start = time.monotonic()
-        rate = len(losses) * self.batch_size / max(seconds, 1e-9)
-        for (step, learning_rate, _), loss in zip(self.pending, losses):
-            if loss != loss or loss in (float("inf"), -float("inf")):
-                raise ValueError(
-                    f"the loss at step {step + 1} is {loss}: stopped; the last checkpoint is kept. "
-                    f"Lower --learning_rate, or use float32"
-                )
-            if self.file:
-                line = {
-                    "step": step + 1, "loss": loss, "learning_rate": float(learning_rate),
-                    "examples_per_second": round(rate, 2),
-                }  # fmt: skip
-                self.file.write(json.dumps(line) + "\n")
-        if self.file:
-            self.file.flush()
-        self.bar.set_postfix(
-            loss=f"{losses[-1]:.4f}", lr=f"{learning_rate:.2e}", ex_s=f"{rate:.1f}", refresh=False
-        )
-        self.bar.update(len(losses))
-        self.pending.clear()
-        return signals > 0
-
-    def stopped(self, step):
-        """Ends the process that a signal asked to stop, with the conventional exit status."""
-        self.close()
-        self.runtime.print(
-            f"stopped by a signal after step {step} of {self.steps}: "
-            f"the same command goes on from {self.output_dir}"
-        )
-        sys.exit(128 + (self.signal or signal.SIGTERM))
-
-    def close(self):
-        self.bar.close()
-        if self.file:
-            self.file.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-
 @torch.inference_mode()
 def predict(runtime, model, features, batch_size, make_batch, outputs_of, title):
     """Outputs for every feature once, in the features' order: a list on rank 0, None elsewhere.
 
-    outputs_of(model, batch) returns one output for each feature of the batch.
+    outputs_of(model, batch) returns one output for each feature of the batch. There is no progress
+    bar where `title` is None.
     """
     model.eval()
+    quiet = title is None or not runtime.is_main
     batches = length_sorted_batches([len(f.input_ids) for f in features], batch_size)
     mine, outputs = batches[runtime.rank :: runtime.world_size], []
-    for indices in tqdm(mine, title, unit="batch", disable=not runtime.is_main, dynamic_ncols=True):
+    for indices in tqdm(mine, title, unit="batch", disable=quiet, dynamic_ncols=True):
         with runtime.autocast():
             batch = make_batch([features[i] for i in indices], len(indices))
             outputs += zip(indices.tolist(), outputs_of(model, batch))

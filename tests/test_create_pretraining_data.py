@@ -21,7 +21,7 @@ from create_pretraining_data import (
     read_shards,
     truncate_seq_pair,
 )
-from instances import BLOCK, InstanceFile, pack_instance, read_tfrecord, write_instances
+from instances import BLOCK, InstanceFile, TFRecordFile, pack_instance, write_instances
 from tokenization import FullTokenizer
 
 SCRIPT = Path(create_pretraining_data.__file__)
@@ -176,6 +176,26 @@ def test_documents(vocab_file, tmp_path):
     assert counts == {
         "documents": 3, "sentences": 5, "tokens": 7, "unknown": 1, "undecodable": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [([], "e"), (["--no_strip_accents"], "\u00e9"), (["--no_do_lower_case"], "\u00c9")],
+)
+def test_accents(flags, wanted, tmp_path):
+    letters = ["e", "\u00e9", "\u00c9"]
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB + letters), encoding="utf-8")
+    (tmp_path / "text").write_text("\u00c9\n\n\u00c9\n", encoding="utf-8")
+    output = tmp_path / "out"
+    result = run(
+        *flags, input_file=tmp_path / "text", output_file=output,
+        vocab_file=tmp_path / "vocab.txt", masked_lm_prob=0, dupe_factor=1,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    for row in InstanceFile(output):
+        row["input_ids"][row["masked_lm_positions"]] = row["masked_lm_ids"]
+        cls, first, sep, second, _ = row["input_ids"]
+        assert first == second == (VOCAB + letters).index(wanted)
 
 
 def test_a_document_of_one_sentence_has_a_random_next():
@@ -362,7 +382,7 @@ def tf_record(path, rows):
 def test_tfrecord(tmp_path):
     rows = write(tmp_path / "x", 40)
     tf_record(tmp_path / "x.tfrecord", rows)
-    read = list(read_tfrecord(tmp_path / "x.tfrecord"))
+    read = list(TFRecordFile(tmp_path / "x.tfrecord"))
     for ours, theirs in zip(InstanceFile(tmp_path / "x"), read, strict=True):
         assert set(ours) == set(theirs)
         for name in ours:
@@ -375,11 +395,11 @@ def test_tfrecord(tmp_path):
         damaged[position] ^= 1
         (tmp_path / "y").write_bytes(damaged)
         with pytest.raises(ValueError, match="y: record [0-9]+: damaged"):
-            list(read_tfrecord(tmp_path / "y"))
+            list(TFRecordFile(tmp_path / "y"))
     for cut in (data[:-1], data[:7], b"text that is no record", data + b"\0"):
         (tmp_path / "y").write_bytes(cut)
         with pytest.raises(ValueError, match="y: record [0-9]+: "):
-            list(read_tfrecord(tmp_path / "y"))
+            list(TFRecordFile(tmp_path / "y"))
 
 
 def test_other_tfrecords(tmp_path):
@@ -391,7 +411,7 @@ def test_other_tfrecords(tmp_path):
     example.features.feature["comment"].bytes_list.value.append(b"\xff is not ours")
     with tf.io.TFRecordWriter(str(tmp_path / "more")) as writer:
         writer.write(example.SerializeToString())
-    (read,) = read_tfrecord(tmp_path / "more")
+    (read,) = TFRecordFile(tmp_path / "more")
     assert read["input_ids"].tolist() == row["input_ids"].tolist()
     assert "comment" not in read
     del example.features.feature["masked_lm_ids"]
@@ -400,4 +420,4 @@ def test_other_tfrecords(tmp_path):
             writer.write(record)
             writer.write(wrong)
         with pytest.raises(ValueError, match=f"x: record 1: .*it has no {missing}"):
-            list(read_tfrecord(tmp_path / "x"))
+            list(TFRecordFile(tmp_path / "x"))

@@ -133,7 +133,7 @@ def test_steps_are_counted_as_googles(examples, batch_size, epochs, steps):
 
 def run_of(num_examples, batch_size, steps, seed):
     return np.concatenate(
-        [step_examples(num_examples, batch_size, step, seed) for step in range(steps)]
+        [step_examples([num_examples], batch_size, step, seed) for step in range(steps)]
     )
 
 
@@ -162,14 +162,42 @@ def test_order_is_a_function_of_seed_and_epoch_alone():
     # Whatever the batch, the stream of examples is the same one.
     assert np.array_equal(run_of(37, 5, 14, 7), run_of(37, 7, 10, 7))
     # Any step can be asked for without those before it.
-    assert np.array_equal(step_examples(37, 5, 13, 7), run_of(37, 5, 14, 7)[-5:])
+    assert np.array_equal(step_examples([37], 5, 13, 7), run_of(37, 5, 14, 7)[-5:])
 
 
 def test_the_order_stays_what_it_is():
     """A resumed run may have begun with another version of NumPy: PCG64's stream is fixed."""
     order = [3, 2, 6, 4, 1, 5, 0]
     assert epoch_order(7, 42, 0).tolist() == order
-    assert step_examples(7, 5, 1, 42)[:2].tolist() == order[5:]
+    assert step_examples([7], 5, 1, 42)[:2].tolist() == order[5:]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(sum), st.integers(1, 30))
+def test_an_epoch_takes_shard_after_shard(shards, batch_size):
+    """Each row once; the shards in random order, one after the other, and so the rows of each."""
+    total, epochs = sum(shards), 3
+    steps = -(-total * epochs // batch_size)
+    stream = np.concatenate([step_examples(shards, batch_size, step, 5) for step in range(steps)])
+    shard_of = np.repeat(np.arange(len(shards)), shards)
+    for epoch in range(epochs):
+        rows = stream[epoch * total : (epoch + 1) * total]
+        assert sorted(rows) == [*range(total)]
+        taken = [int(shard_of[row]) for row in rows]
+        changes = sum(one != other for one, other in zip(taken, taken[1:]))
+        assert changes == len(set(taken)) - 1
+
+
+def test_shards_and_their_rows_come_in_another_order_each_epoch():
+    shards = [50] * 40
+    orders = np.reshape([step_examples(shards, 2000, step, 5) for step in range(2)], (2, 40, 50))
+    by_shard = [{int(rows[0]) // 50: rows % 50 for rows in order} for order in orders]
+    places = [list(shards) for shards in by_shard]
+    assert sorted(places[0]) == sorted(places[1]) == [*range(40)]
+    assert sum(one == other for one, other in zip(*places)) < 8
+    # No two shards, and no two epochs of one, have the rows in the same order.
+    within = [rows.tolist() for epoch in by_shard for rows in epoch.values()]
+    assert len(set(map(tuple, within))) == 80 and [*range(50)] not in within
 
 
 # --- batches of prediction -----------------------------------------------------------------------

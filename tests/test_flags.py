@@ -66,8 +66,11 @@ def test_a_flag_is_not_guessed_from_its_beginning(capsys):
 @pytest.mark.parametrize("name", flags.MEANINGLESS)
 def test_flags_without_meaning(name, capsys):
     for given in ([f"--{name}"], [f"--{name}=8"], [f"--{name}", "False"]):
+        flags.note.cache_clear()
         args = parse("--do_train", *given)
         assert capsys.readouterr().err == f"--{name} has no meaning here and is ignored\n"
+        parse("--do_train", *given)
+        assert not capsys.readouterr().err, "told twice"
         assert not hasattr(args, name)
 
 

@@ -370,6 +370,36 @@ def test_two_ranks_on_squad_and_resumed_by_one(tiny_model_without_dropout, squad
     assert_close_runs(one, two, 1e-5)
 
 
+DYING = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+import run_classifier
+
+true, parts = run_classifier.loss_of, iter(range(10))
+def loss_of(model, batch):
+    if next(parts) == 5 and os.environ["RANK"] == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return true(model, batch)
+run_classifier.loss_of = loss_of
+run_classifier.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("rank", (0, 1))
+def test_a_rank_that_dies_takes_the_others_down(rank, long_run, tmp_path):
+    """Within 30 seconds, and with a status that says so; nothing hangs waiting for it."""
+    (tmp_path / "dying.py").write_text(DYING, "utf-8")
+    _, *command = long_run
+    process = start(*TORCHRUN, tmp_path / "dying.py", rank, *command, f"--output_dir={tmp_path}")
+    log, limit = tmp_path / "training_log.jsonl", time.monotonic() + 90
+    while not (log.exists() and log.read_bytes().count(b"\n") >= 5):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.01)
+    process.communicate(timeout=30)
+    assert process.returncode > 0
+    assert max(steps_of(tmp_path)) in (2, 4) and not (tmp_path / "pytorch_model.bin").exists()
+
+
 @pytest.mark.parametrize("world_size", (1, 2, 3))
 @pytest.mark.parametrize("accumulation", (1, 2, 4))
 def test_parts_of_a_step_cover_it_once(world_size, accumulation):
@@ -497,6 +527,66 @@ def test_schedule_and_warmup_reach_the_optimizer(short_run, tmp_path):
     lines = (tmp_path / "training_log.jsonl").read_text("utf-8").splitlines()
     rates = [json.loads(line)["learning_rate"] for line in lines]
     assert np.allclose(rates, np.array([0, 1, 2, 3, 3, 3]) * 1e-3 / 3, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows, length", ((5, 64), (16, 24)))
+def test_expected_memory_is_what_autograd_keeps(tiny_model, rows, length):
+    config = BertConfig.from_json_file(tiny_model / "bert_config.json")
+    model, kept = BertForQuestionAnswering(config).train(), {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # Held, so that no memory is reused.
+        return tensor
+
+    ids = torch.ones(rows, length, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(ids)
+    found = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
+    assert len(outputs) == 2
+    assert training.activation_bytes(config, rows, length) == pytest.approx(found, rel=0.1)
+
+
+def test_a_run_begins_by_saying_what_it_takes(short_run, tmp_path, call):
+    outcome = call(run_classifier, *short_run, f"--output_dir={tmp_path}").ok()
+    assert re.search(r"CPU, \d+ threads, 1 ranks, float32, 15,\d{3} parameters\n", outcome.out)
+    assert re.search(
+        r"training takes about 0.00 GB of memory in each process, and for a part of 4 examples, "
+        r"if none is short, 0.00 GB more\n", outcome.out,
+    )  # fmt: skip
+    assert "6 steps of 4 examples, 0 of warm-up\n" in outcome.out
+
+
+def initial_weights_args(**changes):
+    return SimpleNamespace(**{
+        "do_train": True, "init_checkpoint": None, "output_dir": "", "do_lower_case": True,
+        "strip_accents": True, **changes,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "facts, changes, differing",
+    (
+        ({}, {"do_lower_case": False, "strip_accents": False}, None),  # a run of older times
+        ({"do_lower_case": True, "strip_accents": True}, {}, None),
+        ({"do_lower_case": True, "strip_accents": False}, {}, "strip_accents False"),
+        ({"do_lower_case": True}, {"strip_accents": False}, None),
+        ({"do_lower_case": True, "strip_accents": True}, {"strip_accents": False},
+         "strip_accents True"),
+        ({"do_lower_case": False, "strip_accents": True}, {}, "do_lower_case False"),
+        # Of text that is not lower-cased no accents are stripped, whatever the flag says.
+        ({"do_lower_case": False, "strip_accents": True},
+         {"do_lower_case": False, "strip_accents": False}, None),
+    ),
+)  # fmt: skip
+def test_how_text_is_read_stays_with_the_weights(facts, changes, differing, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(facts), "utf-8")
+    args = initial_weights_args(init_checkpoint=str(tmp_path), **changes)
+    if differing is None:
+        assert training.initial_weights(args) == str(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=f"was trained with {differing}, but this is "):
+            training.initial_weights(args)
 
 
 def test_results_are_written_as_float32(tmp_path, capsys):

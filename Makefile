@@ -1,6 +1,7 @@
 # make demo   the main job end to end: a TensorFlow checkpoint, converted, fine-tuned, evaluated
 # make test   lint and tests
 # make bench  benchmarks
+# make faults runs that are killed, full disks, damaged files, hostile input: half an hour
 # Each sets up what it needs in .venv, from requirements*.txt alone.
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ SQUAD_EPOCHS := $(if $(SQUAD_DIR),2,15)
 MODEL := --vocab_file $(TF)/vocab.txt --bert_config_file $(TF)/bert_config.json \
 	--init_checkpoint $(PT)/pytorch_model.bin
 
-.PHONY: demo test lint bench checkpoint clean
+.PHONY: demo test lint bench faults checkpoint clean
 demo: $(PT)/pytorch_model.bin
 	@echo "== Fine-tuning on sentence pairs of $(MRPC)"
 	$(BIN)/python run_classifier.py --task_name MRPC --do_train --do_eval --data_dir $(MRPC) \
@@ -42,6 +43,10 @@ test: $(VENV)/test.ready
 
 bench: $(VENV)/test.ready
 	for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+faults: $(VENV)/test.ready
+	-$(BIN)/python -m pip install --quiet --only-binary atheris --requirement requirements-faults.txt
+	$(BIN)/python tests/faults/run.py
 
 checkpoint: $(TF)/bert_model.ckpt.index
 

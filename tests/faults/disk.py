@@ -1,0 +1,78 @@
+"""A disk that is full at a random moment: one line tells it, and the run goes on later."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+
+from jobs import Tally
+from zygote import EVALUATION, WEIGHTS
+
+import checkpoint
+
+LIMITS, DISKS = "limits on a file's size", "full disks"
+ROOM = "16m"
+PAGE = 4096
+TOLD = re.compile(r"run_\w+\.py: error: (\S+) could not be written( \([\d,.]+ MB\))?: "
+                  r"\[Errno \d+\] (File too large|No space left on device)")  # fmt: skip
+
+
+def mount(folder, *options):
+    """Whether a disk in memory could be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    try:
+        return not subprocess.run(command, capture_output=True).returncode
+    except FileNotFoundError:
+        return False
+
+
+def fill(zygote, job, out, story, tally, limit=None):
+    """Runs a job that meets the end of the disk, and looks at what it says and leaves."""
+    ended = zygote.run(job.command(out), limit=limit)
+    story.append(ended.last_line.replace(str(out), "OUT"))
+    if ended.status == 0:
+        return False
+    told = TOLD.fullmatch(ended.last_line)
+    if ended.status != 2 or not told or not told[1].startswith(str(out)):
+        tally.fail("badly told", story, f"status {ended.status}")
+    elif "Traceback" in ended.output:
+        tally.fail("badly told", story, "a traceback")
+    found = list(checkpoint.checkpoints(str(out)).values())
+    for path in found:
+        checkpoint.read_tensors(path)
+    return found[0] if found else True
+
+
+def go_on(zygote, job, out, story, tally, newest):
+    ended = zygote.finish(job, out, story, tally)
+    if isinstance(newest, str) and f"going on from {newest}" not in ended.output:
+        tally.fail("differing", story, f"did not go on from {newest}")
+
+
+def attack(zygote, jobs, folder, seed, times):
+    """Each job `times` times with a limit on a file's size, and on a small disk."""
+    rng, tally, disk = random.Random(seed), Tally(), folder / "disk"
+    disk.mkdir()
+    for job in [job for job in jobs for _ in range(times)]:
+        sizes = sorted(path.stat().st_size for path in job.reference.iterdir())
+        out, limit = folder / "limited", rng.randrange(rng.choice(sizes))
+        story = [job.name, f"no file beyond {limit} bytes"]
+        if phase := rng.choice((None, WEIGHTS, EVALUATION)):
+            zygote.run(job.command(out), [(phase, 1, 0.0, signal.SIGKILL)], hold=True)
+            story.append(phase)
+        if newest := fill(zygote, job, out, story, tally, limit):
+            tally.done[LIMITS] += 1
+        go_on(zygote, job, out, story, tally, newest)
+        pages = rng.randrange(1, (sum(sizes) + sizes[-1]) // PAGE)
+        story = [job.name, f"a disk of {pages * PAGE} bytes"]
+        if sys.platform != "linux" or not mount(disk, f"size={pages * PAGE}"):
+            continue
+        try:
+            if newest := fill(zygote, job, disk / "out", story, tally):
+                tally.done[DISKS] += 1
+            mount(disk, "remount", f"size={ROOM}")
+            go_on(zygote, job, disk / "out", story, tally, newest)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    return tally

@@ -32,20 +32,22 @@ import time  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from contenders import (  # noqa: E402
+    INPUTS,
+    WIDTH,
+    ours,
+    peer,
+    targets_of,
+    theirs,
+    useful_flops,
+)
 
 import run_classifier  # noqa: E402
 import run_squad  # noqa: E402
 from data import model_inputs  # noqa: E402
-from modeling import (  # noqa: E402
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-)
-from optimization import create_optimizer  # noqa: E402
 from tokenization import FullTokenizer  # noqa: E402
 
 torch.set_num_threads(args.threads)
-WIDTH = {"MRPC": 128, "SQuAD": 384}
 BATCH = {"MRPC": 32, "SQuAD": 12}
 
 
@@ -62,62 +64,6 @@ def features_of(task):
     return run_squad.convert_examples_to_features(examples, tokenizer, 384, 128, 64, True)
 
 
-def targets_of(task, features):
-    if task == "MRPC":
-        return {"labels": torch.tensor([f.label_id for f in features])}
-    return {
-        "start_positions": torch.tensor([f.start_position for f in features]),
-        "end_positions": torch.tensor([f.end_position for f in features]),
-    }
-
-
-def ours(task, shape, dtype):
-    """A function of some features: one step of this project."""
-    config = BertConfig(vocab_size=30522, type_vocab_size=2, **common.SHAPES[shape])
-    model = (BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering)(config)
-    optimizer = create_optimizer(model.train(), 2e-5, 1000, 100)
-
-    def step(features):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss, _ = model(*model_inputs(features), **targets_of(task, features))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def theirs(task, shape, dtype, width, attention="sdpa", written_out=False):
-    """A function of some features: one step of transformers, padded to `width` or the longest."""
-    config = transformers.BertConfig(
-        vocab_size=30522, attn_implementation=attention, **common.SHAPES[shape]
-    )
-    kind = "SequenceClassification" if task == "MRPC" else "QuestionAnswering"
-    model = getattr(transformers, f"BertFor{kind}")(config).train()
-    if written_out:
-        write_out(model)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=2e-5, fused=True)
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-
-    def step(features):
-        ids, types, mask = model_inputs(features, width)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            output = model(
-                input_ids=ids, token_type_ids=types, attention_mask=mask,
-                **targets_of(task, features),
-            )  # fmt: skip
-        output.loss.backward()
-        if written_out:
-            first_port_adam(parameters, moments)
-        else:
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 class WrittenLayerNorm(torch.nn.LayerNorm):
     def forward(self, x):
         x = x - x.mean(-1, keepdim=True)
@@ -129,13 +75,24 @@ class WrittenGELU(torch.nn.Module):
         return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-def write_out(model):
-    """Replaces the fused LayerNorm and GELU of a model of transformers by single operations."""
+def first_port(task, shape):
+    """A function of some features: one step of transformers' model, slowed to the first port's."""
+    model = peer(task, shape, attn_implementation="eager").train()
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.__class__ = WrittenLayerNorm
         if hasattr(module, "intermediate_act_fn"):
             module.intermediate_act_fn = WrittenGELU()
+    parameters = list(model.parameters())
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+
+    def step(features):
+        inputs = dict(zip(INPUTS, model_inputs(features, WIDTH[task])))
+        model(**inputs, **targets_of(task, features)).loss.backward()
+        first_port_adam(parameters, moments)
+        model.zero_grad()
+
+    return step
 
 
 @torch.no_grad()
@@ -160,25 +117,15 @@ def limit(shape, dtype):
     return best
 
 
-def useful_flops(shape, features):
-    layers, hidden, wide = (
-        common.SHAPES[shape][key]
-        for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
-    )
-    length = np.array([len(f.input_ids) for f in features], dtype=float)
-    forward = 8 * length * hidden**2 + 4 * length * hidden * wide + 4 * length**2 * hidden
-    return 3 * layers * forward.sum()
-
-
 def make_step(name, task, shape, dtype):
     """The step of one contender."""
     if name == "ours":
-        return ours(task, shape, dtype)
+        return ours(task, shape, dtype, "cpu")
     if name == "best":
-        return theirs(task, shape, torch.bfloat16, 0)
-    written_out = name == "first port"
-    attention = "eager" if written_out else "sdpa"
-    return theirs(task, shape, torch.float32, WIDTH[task], attention, written_out)
+        return theirs(task, shape, torch.bfloat16, "cpu")
+    if name == "default":
+        return theirs(task, shape, torch.float32, "cpu", width=WIDTH[task])
+    return first_port(task, shape)
 
 
 def batches_of(task, features, rounds):

@@ -1,0 +1,171 @@
+"""Text to pre-training instances: speed against Google's algorithm in plain Python, and memory.
+
+    plain    every sentence cut by BasicTokenizer and WordpieceTokenizer, nothing remembered, and
+             masked as Google writes it: a list for each candidate, random.shuffle, a set of what is
+             covered, and a sort of pairs; the rest is create_pretraining_data.py's own
+    ours     create_training_instances of create_pretraining_data.py
+    command  the same as a command, with start-up, packing, checksums, and the file written
+
+All in one process and by its processor time, so the figures are those of one core; instances are
+compared. Memory is the largest resident set of the command's process, and of its worker with
+--stream.
+"""
+
+import common
+
+args = common.parse_args(
+    __doc__.split("\n")[0], rounds=(5, "timed passes of each"),
+    text=("", "a file of one sentence a line; without it the articles of SQuAD"),
+    dupe_factor=(10, "passes over the text"), large_mb=(1000, "of the larger text"),
+    child=("", "used by itself"),
+)  # fmt: skip
+
+import random  # noqa: E402
+import resource  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pretraining_text  # noqa: E402
+
+import create_pretraining_data  # noqa: E402
+from tokenization import BasicTokenizer, FullTokenizer, WordpieceTokenizer  # noqa: E402
+
+SETTINGS = 128, args.dupe_factor, 0.1, 0.15, 20
+OURS = create_pretraining_data.create_masked_lm_predictions
+
+
+class PlainTokenizer:
+    def __init__(self, vocab):
+        self.vocab, self.basic, self.pieces = vocab, BasicTokenizer(), WordpieceTokenizer(vocab)
+
+    def tokenize(self, text):
+        return [p for token in self.basic.tokenize(text) for p in self.pieces.tokenize(token)]
+
+
+def plain_masking(tokens, probability, most, vocab_words, rng, do_whole_word_mask=False):
+    """create_masked_lm_predictions as Google's algorithm reads, draw by draw."""
+    candidates = []
+    for index, token in enumerate(tokens):
+        if token in ("[CLS]", "[SEP]"):
+            continue
+        if do_whole_word_mask and candidates and token.startswith("##"):
+            candidates[-1].append(index)
+        else:
+            candidates.append([index])
+    rng.shuffle(candidates)
+    output, covered, masked = list(tokens), set(), []
+    number = min(most, max(1, int(round(len(tokens) * probability))))
+    for indexes in candidates:
+        if len(masked) >= number:
+            break
+        if len(masked) + len(indexes) > number or any(index in covered for index in indexes):
+            continue
+        for index in indexes:
+            covered.add(index)
+            if rng.random() < 0.8:
+                replacement = "[MASK]"
+            elif rng.random() < 0.5:
+                replacement = tokens[index]
+            else:
+                replacement = vocab_words[rng.randint(0, len(vocab_words) - 1)]
+            output[index] = replacement
+            masked.append((index, tokens[index]))
+    masked.sort(key=lambda pair: pair[0])
+    return output, [index for index, _ in masked], [label for _, label in masked]
+
+
+def instances(path, tokenizer, masking):
+    create_pretraining_data.create_masked_lm_predictions = masking
+    rng = random.Random(12345)
+    return create_pretraining_data.create_training_instances([path], tokenizer, *SETTINGS, rng)
+
+
+def command(path, output, *flags):
+    """The command's arguments; it is run in this process or in one of its own."""
+    return ["--input_file", str(path), "--vocab_file", common.vocab_file(), *flags,
+            "--output_file", str(output), "--dupe_factor", str(args.dupe_factor)]  # fmt: skip
+
+
+def speed(folder, chosen, size, rounds):
+    path, vocab = folder / "text.txt", FullTokenizer(common.vocab_file()).vocab
+    available = sum(len("\n".join(document).encode()) for document in chosen)
+    pretraining_text.write(path, chosen, min(size, available))  # Words met again would be quick.
+    sentences = sum(bool(line.strip()) for line in path.read_text("utf-8").split("\n"))
+    script = [sys.executable, create_pretraining_data.__file__]
+    contenders = {
+        "plain": lambda: instances(path, PlainTokenizer(vocab), plain_masking),
+        "ours": lambda: instances(path, FullTokenizer(common.vocab_file()), OURS),
+        "command": lambda: subprocess.run(
+            script + command(path, folder / "x"), check=True, stdout=subprocess.DEVNULL
+        ),
+    }
+    assert contenders["plain"]() == contenders["ours"]()
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, function in contenders.items():
+            start = processor_seconds()
+            function()
+            seconds[name].append(processor_seconds() - start)
+    ratio = common.ratios(seconds, "plain")
+    rows = [
+        [name, f"{sentences / common.spread(times)['median']:,.0f}", common.text(ratio[name])]
+        for name, times in seconds.items()
+    ]
+    header = ["", "sentences/s of a core", "× plain"]
+    common.table(
+        f"{sentences:,} sentences, {path.stat().st_size / 1e6:.1f} MB, {args.dupe_factor} passes",
+        header, rows,
+    )  # fmt: skip
+    return {"sentences": sentences, "seconds": seconds}
+
+
+def processor_seconds():
+    """Of this process, and of those that it started and that have ended."""
+    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
+def memory(folder, chosen, megabytes, *flags):
+    """[MB of text, its flags, peak MB of the process, of its workers, seconds, files' MB]"""
+    path, output = folder / "text.txt", folder / f"{megabytes}{len(flags)}"
+    pretraining_text.write(path, chosen, megabytes * 1e6)
+    output.mkdir()
+    arguments = command(path, output / "x", *flags)
+    start = time.perf_counter()
+    own, workers = subprocess.run(
+        [sys.executable, __file__, "--child=" + "\n".join(arguments)],
+        check=True, stdout=subprocess.PIPE, text=True,
+    ).stdout.split()[-2:]  # fmt: skip
+    seconds = time.perf_counter() - start
+    written = sum(file.stat().st_size for file in output.iterdir()) / 1e6
+    return [megabytes, *map(round, (float(own), float(workers), seconds, written))]
+
+
+def child(arguments):
+    create_pretraining_data.main(arguments)
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(common.peak_memory(), workers)
+
+
+def main():
+    if args.child:
+        child(args.child.split("\n"))
+        return
+    chosen = pretraining_text.documents(args.text)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size, rounds = (2e5, 3) if args.quick else (2e6, args.rounds)
+        figures = {"speed": speed(folder, chosen, size, rounds)}
+        large = min(args.large_mb, 30) if args.quick else args.large_mb
+        cases = {"all at once": [memory(folder, chosen, 10)]}
+        cases["--stream"] = [memory(folder, chosen, size, "--stream") for size in (10, large)]
+    rows = [[row[0], mode, *row[1:]] for mode, cases in cases.items() for row in cases]
+    header = ["MB of text", "mode", "peak MB", "peak MB of the worker", "seconds", "MB written"]
+    common.table(f"Memory, {args.dupe_factor} passes", header, rows)
+    common.finish(args, {**figures, "memory": rows})
+
+
+if __name__ == "__main__":
+    main()

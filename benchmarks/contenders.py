@@ -1,0 +1,120 @@
+"""One step of this project and of transformers, for training and for prediction, on any device.
+
+A step is a function of some features: it pads what its program pads, moves the batch to the device,
+computes, and for training clips and updates. Features have input_ids, segment_ids, and the targets
+of their task.
+"""
+
+import common
+import numpy as np
+import torch
+import transformers
+
+from data import model_inputs
+from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+from optimization import create_optimizer
+
+SHAPES = {
+    "tiny": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    **common.SHAPES,
+    "BERT-Large": {
+        "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}  # fmt: skip
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+WIDTH = {"MRPC": 128, "SQuAD": 384}
+TARGETS = {
+    "MRPC": {"labels": "label_id"},
+    "SQuAD": {"start_positions": "start_position", "end_positions": "end_position"},
+}
+
+
+def targets_of(task, features):
+    """{argument of the model: [B]}"""
+    return {
+        argument: torch.tensor([getattr(feature, field) for feature in features])
+        for argument, field in TARGETS[task].items()
+    }
+
+
+def ours(task, shape, dtype, device, training=True):
+    """A step of this project, as its drivers: packed tokens, BERTAdam, autocast."""
+    config = BertConfig(vocab_size=30522, type_vocab_size=2, **SHAPES[shape])
+    kind = BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering
+    with torch.device(device):
+        model = kind(config).train(training)
+    optimizer = create_optimizer(model, 2e-5, 1000, 100) if training else None
+
+    def train(features):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss, _ = model(*model_inputs(features), **targets_of(task, features))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def predict(features):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            outputs = model(*model_inputs(features))
+        outputs = outputs if task == "MRPC" else torch.stack(outputs)
+        return outputs.float().cpu()
+
+    return train if training else predict
+
+
+def peer(task, shape, device="cpu", **options):
+    """The model of transformers for a task, with random weights."""
+    config = transformers.BertConfig(vocab_size=30522, **SHAPES[shape], **options)
+    kind = "SequenceClassification" if task == "MRPC" else "QuestionAnswering"
+    with torch.device(device):
+        return getattr(transformers, f"BertFor{kind}")(config)
+
+
+def theirs(task, shape, dtype, device, training=True, width=0, half_weights=False):
+    """A step of transformers, as its Trainer without the Trainer's own bookkeeping: its default
+    attention (SDPA), padded to `width` or the longest, autocast or all weights in `dtype`, fused
+    AdamW, gradient norm 1.0.
+    """
+    model = peer(task, shape, device).train(training)
+    if half_weights:
+        model.to(dtype)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-5, fused=True) if training else None
+
+    def outputs_of(features, targets):
+        batch = dict(zip(INPUTS, model_inputs(features, width))) | targets
+        if device == "cuda":  # as its DataLoader: pinned, then copied without waiting
+            batch = {
+                name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()
+            }
+        enabled = dtype != torch.float32 and not half_weights
+        with torch.autocast(device, dtype, enabled=enabled):
+            return model(**batch)
+
+    def train(features):
+        outputs_of(features, targets_of(task, features)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def predict(features):
+        outputs = outputs_of(features, {})
+        pair = ("logits",) if task == "MRPC" else ("start_logits", "end_logits")
+        return torch.stack([outputs[name] for name in pair]).float().cpu()
+
+    return train if training else predict
+
+
+def useful_flops(shape, features, training=True):
+    """FLOPs of the tokens: 8LH² + 4LHI + 4L²H a layer and example, three times for training."""
+    layers, hidden, wide = (
+        SHAPES[shape][key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    length = np.array([len(feature.input_ids) for feature in features], dtype=float)
+    forward = 8 * length * hidden**2 + 4 * length * hidden * wide + 4 * length**2 * hidden
+    return (3 if training else 1) * layers * forward.sum()

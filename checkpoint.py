@@ -114,8 +114,9 @@ def files_of_transformers(model, config, facts):
     }
 
 
-def read_run(folder):
-    """The facts that `save_model` wrote to `folder`, or {}."""
+def read_run(weights):
+    """The facts that `save_model` wrote beside these weights, a file or its folder; or {}."""
+    folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
     try:
         with open(os.path.join(folder, RUN), encoding="utf-8") as file:
             run = json.load(file)

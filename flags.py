@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - is joined by =, as in --flag=-1,-2"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def flags(self, title, **flags):

@@ -279,6 +279,12 @@ class TsvProcessor(DataProcessor):
                 label = row[self.label_column] if len(row) > self.label_column else None
                 if label is None or label in self.labels:
                     return False
+                _, first = next(read_tsv(path), (1, []))
+                if any(first[n : n + 1] != row[n : n + 1] for n in self.text_columns):
+                    raise ValueError(
+                        f"{path}:1 is not the header of {model}: begin both files with the same "
+                        f"header, or both with none"
+                    )
                 log(f"{path}:1 is taken for a header ({model}:1 has {label!r} for a label)")
                 return True
         raise ValueError(

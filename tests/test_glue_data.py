@@ -412,13 +412,24 @@ def test_own_header(header, there, tmp_path):
     ]
 
 
+def test_own_test_file_without_the_header_of_train(tmp_path):
+    """Its first row would be lost."""
+    write(tmp_path / "train.tsv", "one|two|opinion", *OWN)
+    write(tmp_path / "test.tsv", "d|w", "e|v")
+    with pytest.raises(
+        ValueError, match=r"test\.tsv:1 is not the header of .*train\.tsv: begin both"
+    ):
+        own().get_examples(tmp_path, "test", lambda line: None)
+
+
 def test_own_test_file_begins_as_the_dev_file_where_that_is_all_there_is(tmp_path):
     write(tmp_path / "test.tsv", "d|w|bad", "e|v|?")  # labels of a test file do not count
     with pytest.raises(ValueError, match="give --header true or --header false"):
         own().get_test_examples(tmp_path)
     assert len(own(header="false").get_test_examples(tmp_path)) == 2
-    write(tmp_path / "dev.tsv", "one|two|opinion", *OWN)
-    assert len(own().get_test_examples(tmp_path)) == 1
+    for name, rows in (("dev.tsv", OWN), ("test.tsv", ["d|w|bad", "e|v|?"])):
+        write(tmp_path / name, "one|two|opinion", *rows)
+    assert len(own().get_test_examples(tmp_path)) == 2
 
 
 def test_own_metrics():

@@ -317,7 +317,8 @@ TABLE = [
     (
         "run_classifier",
         "--do_train --learning_rate",
-        "argument --learning_rate: expected one argument",
+        "argument --learning_rate: expected one argument; one that begins "
+        "with - is joined by =, as in --flag=-1,-2",
     ),
     (
         "run_classifier",

@@ -282,6 +282,8 @@ def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_ex
                 save_checkpoint(args, runtime, model, optimizer, step + 1, scale, decisive)
             if stop:
                 log.stopped(step + 1)
+        if log.signal:  # It came during the last checkpoint.
+            log.stopped(steps)
     if scale:
         runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
     return steps

@@ -242,6 +242,23 @@ def test_overwrite_output_dir_starts_anew(short_run, copy, call, tmp_path):
     assert_same_weights(copy, train(tmp_path / "fresh", *short_run, "--seed=1"))
 
 
+def test_a_signal_during_the_last_checkpoint(short_run, copy, call, monkeypatch):
+    """No step follows that would see it; the run stops all the same."""
+    (copy / "checkpoint-6.pt").unlink()
+    true = training.save_checkpoint
+
+    def save(*state):
+        true(*state)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    outcome = call(run_classifier, *short_run, f"--output_dir={copy}")
+    assert outcome.status == 128 + signal.SIGTERM and steps_of(copy) == [4, 6]
+    assert f"stopped by a signal after step 6 of 6: the same command goes on from {copy}" in (
+        outcome.out
+    )
+
+
 def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
     """A loss that is no number stops the run at its step, before its checkpoint is written."""
     (copy / "checkpoint-6.pt").unlink()

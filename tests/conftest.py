@@ -22,6 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+# Before PyTorch is loaded: what runs in this process has the bits of what `run` starts.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Two threads that sleep while they wait: for the few runs of the real model.
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}

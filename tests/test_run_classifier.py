@@ -123,10 +123,7 @@ def test_output_dir_as_init_checkpoint(trained, task, tmp_path):
              f"--output_dir={out}"]
         )  # fmt: skip
         assert same_file(trained, out, "test_results.tsv")
-        expected = results(trained)
-        if given.name == "pytorch_model.bin":  # a file alone does not tell its step
-            expected["global_step"] = "0"
-        assert results(out) == expected
+        assert results(out) == results(trained), "the step, too, is known from beside the file"
 
 
 def test_tensorflow_checkpoint_as_init_checkpoint(trained, task, tmp_path):

@@ -115,7 +115,12 @@ def files_of_transformers(model, config, facts):
 
 
 def read_run(weights):
-    """The facts that `save_model` wrote beside these weights, a file or its folder; or {}."""
+    """The facts that `save_model` wrote beside these weights, a file or its folder; or {}.
+
+    So for None, where there are no weights.
+    """
+    if weights is None:
+        return {}
     folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
     try:
         with open(os.path.join(folder, RUN), encoding="utf-8") as file:

@@ -268,7 +268,7 @@ def train_and_evaluate(args, runtime):
     def make_batch(rows, total):
         return model_inputs(rows, width), torch.tensor([row.label_id for row in rows]), total
 
-    global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
+    global_step = checkpoint.read_run(weights).get("global_step", 0)
     if args.do_train:
         _, features = sets.pop("train")
         fields = ("input_ids", "segment_ids", "label_id")

@@ -176,7 +176,7 @@ def main(argv=None):
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
     model.to(runtime.device)
     training.announce(args, runtime, model)
-    global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
+    global_step = checkpoint.read_run(weights).get("global_step", 0)
     if args.do_train:
         global_step = training.train(
             args, runtime, model, instances, make_batch, loss_of, weight_of=weight_of,

@@ -266,7 +266,7 @@ def main(argv=None):
         ]
         return model_inputs(rows, width), targets, total
 
-    global_step = checkpoint.read_run(weights).get("global_step", 0) if weights else 0
+    global_step = checkpoint.read_run(weights).get("global_step", 0)
     if args.do_train:
         fields = ("input_ids", "segment_ids", "start_position", "end_position")
         global_step = training.train(

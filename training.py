@@ -111,7 +111,7 @@ def initial_weights(args, **facts):
         raise FileNotFoundError(
             f"--init_checkpoint {weights} does not exist; {folder} holds: {names or 'nothing'}"
         )
-    run = read_run(weights) if weights else {}
+    run = read_run(weights)
     casing = {"do_lower_case": args.do_lower_case}
     if args.do_lower_case:  # Otherwise accents stay, whatever the flag says.
         casing["strip_accents"] = args.strip_accents

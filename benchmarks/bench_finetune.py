@@ -27,7 +27,6 @@ args = common.parse_args(
 import math  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -35,6 +34,7 @@ import transformers  # noqa: E402
 from contenders import (  # noqa: E402
     INPUTS,
     WIDTH,
+    limit,
     ours,
     peer,
     targets_of,
@@ -104,17 +104,10 @@ def first_port_adam(parameters, moments, lr=2e-5):
         p.sub_(lr * (m / (v.sqrt() + 1e-6) + 0.01 * p))
 
 
-def limit(shape, dtype):
-    """The best FLOP/s of F.linear at the model's three matrix shapes."""
+def matrix_shapes(shape):
+    """The model's three kinds of products, as `limit` takes them."""
     hidden, wide = (common.SHAPES[shape][key] for key in ("hidden_size", "intermediate_size"))
-    best = 0.0
-    for inner, outer in ((hidden, hidden), (hidden, wide), (wide, hidden)):
-        x, weight = torch.randn(4096, inner).to(dtype), torch.randn(outer, inner).to(dtype)
-        for _ in range(23):
-            start = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
-            best = max(best, 2 * 4096 * inner * outer / (time.perf_counter() - start))
-    return best
+    return [(4096, hidden, hidden), (4096, hidden, wide), (4096, wide, hidden)]
 
 
 def make_step(name, task, shape, dtype):
@@ -166,9 +159,9 @@ def compare(task, shape, dtype, features):
         name: lambda number, step=step, data=data: step(data[number % len(data)])
         for name, (step, data) in steps.items()
     }
-    ceiling = [limit(shape, dtype)]
+    ceiling = [limit(matrix_shapes(shape), dtype)]
     seconds = common.interleave(contenders, len(batches))
-    ceiling.append(limit(shape, dtype))
+    ceiling.append(limit(matrix_shapes(shape), dtype))
     tokens = sum(len(f.input_ids) for f in chosen)
     ratio = {
         name: common.spread([b / a for a, b in zip(seconds["ours"], times)])

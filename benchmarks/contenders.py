@@ -5,6 +5,8 @@ computes, and for training clips and updates. Features have input_ids, segment_i
 of their task.
 """
 
+import time
+
 import common
 import numpy as np
 import torch
@@ -108,6 +110,18 @@ def theirs(task, shape, dtype, device, training=True, width=0, half_weights=Fals
         return torch.stack([outputs[name] for name in pair]).float().cpu()
 
     return train if training else predict
+
+
+def limit(shapes, dtype):
+    """The best FLOP/s of F.linear on the CPU: `shapes` are its (rows, inner, outer) sizes."""
+    best = 0.0
+    for rows, inner, outer in shapes:
+        x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        for _ in range(23):
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            best = max(best, 2 * rows * inner * outer / (time.perf_counter() - start))
+    return best
 
 
 def useful_flops(shape, features, training=True):

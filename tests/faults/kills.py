@@ -80,12 +80,11 @@ class Attack:
             saved = [path.name for path in out.glob("checkpoint-*")]
             told = f"after step {done} of {STEPS}: the same command goes on from {out}"
             early = ended.phases[-1][0] in (STEP, CHECKPOINT)
+            kept = told in ended.output and saved == [f"checkpoint-{done}.pt"]
             over = done == STEPS and ended.status == -number  # training is; its handlers are gone
             if ended.status not in CONVENTIONAL[number] and (early or ended.status):
                 self.tally.fail("unusable", story, f"status {ended.status}: {ended.last_line}")
-            elif not early or over:
-                pass
-            elif told not in ended.output or saved != [f"checkpoint-{done}.pt"]:
+            elif early and not over and not kept:
                 self.tally.fail("differing", story, f"{ended.last_line}; {', '.join(saved)}")
             self.tally.done[SIGNALS] += early
             for _ in range(2):  # An impatient machine.

@@ -8,8 +8,9 @@ default, and post-processes in the same way. Whole processes are timed, in turn.
 import common
 
 args = common.parse_args(
-    __doc__.split("\n")[0], rounds=(5, "timed runs of each"), child=("", "used by itself")
-)
+    __doc__.split("\n")[0], rounds=(5, "timed runs of each"), shape=("", "384-wide or BERT-Base"),
+    task=("", "MRPC or SQuAD"), child=("", "used by itself"),
+)  # fmt: skip
 
 import json  # noqa: E402
 import os  # noqa: E402
@@ -124,6 +125,7 @@ def compare(task, shape, rounds):
         def start(*command):
             subprocess.run(
                 [sys.executable, *command], cwd=common.ROOT, check=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
@@ -147,8 +149,8 @@ def main():
         theirs(*args.child.split(":"))
         return
     rounds, rows = 2 if args.quick else args.rounds, []
-    for shape in list(common.SHAPES)[: 1 if args.quick else 2]:
-        for task in ("MRPC", "SQuAD"):
+    for shape in [args.shape] if args.shape else list(common.SHAPES)[: 1 if args.quick else 2]:
+        for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
             rows += compare(task, shape, rounds)
     common.table("End to end", ["task", "shape", "", "seconds", "× transformers"], rows)
     common.finish(args, rows)

@@ -7,6 +7,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -117,21 +118,23 @@ def files_of_transformers(model, config, facts):
 def read_run(weights):
     """The facts that `save_model` wrote beside these weights, a file or its folder; or {}.
 
-    So for None, where there are no weights.
+    So for None, where there are no weights. The step of a checkpoint is in its name.
     """
     if weights is None:
         return {}
-    folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
+    folder, run = weights if os.path.isdir(weights) else os.path.dirname(weights), {}
     try:
         with open(os.path.join(folder, RUN), encoding="utf-8") as file:
             run = json.load(file)
             if not isinstance(run, dict):
                 raise ValueError("it is no JSON object")
-            return run
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        pass
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.path.join(folder, RUN)} is damaged: {error}") from None
+    if step := re.fullmatch(r"checkpoint-(\d+)\.pt", os.path.basename(weights)):
+        run["global_step"] = int(step[1])
+    return run
 
 
 def write_results(path, results):

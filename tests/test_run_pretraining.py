@@ -307,6 +307,13 @@ def test_output_dir_is_self_contained(tiny_model, corpus, tmp_path, call):
     facts = checkpoint.read_run(str(out))
     assert facts["script"] == "run_pretraining.py" and facts["global_step"] == STEPS
     assert facts["do_lower_case"] is True
+    # A checkpoint's step is its own, wherever the run ended.
+    (out / f"checkpoint-{STEPS}.pt").rename(tmp_path / "checkpoint-2.pt")
+    assert checkpoint.read_run(str(tmp_path / "checkpoint-2.pt")) == {"global_step": 2}
+    shutil.copy(tmp_path / "checkpoint-2.pt", out / f"checkpoint-{STEPS}.pt")
+    shutil.copy(out / "run.json", tmp_path)
+    facts["global_step"] = 2
+    assert checkpoint.read_run(str(tmp_path / "checkpoint-2.pt")) == facts
     # Its weights, heads and all, start another run, whose files of instances are other ones.
     more = [flag for flag in command(tiny_model, corpus / "1.instances") if "=" in flag]
     outcome = call(

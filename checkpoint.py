@@ -132,9 +132,8 @@ def read_run(weights):
         pass
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.path.join(folder, RUN)} is damaged: {error}") from None
-    if step := re.fullmatch(r"checkpoint-(\d+)\.pt", os.path.basename(weights)):
-        run["global_step"] = int(step[1])
-    return run
+    step = _step_of(weights)
+    return run if step is None else run | {"global_step": step}
 
 
 def write_results(path, results):
@@ -166,13 +165,19 @@ def result_flags(args, data_fingerprint):
     return {name: str(value) for name, value in flags.items()}
 
 
+def _step_of(path):
+    """The step in a checkpoint's name; None where the file is no checkpoint."""
+    name = re.fullmatch(r"checkpoint-([0-9]+)\.pt", os.path.basename(path))
+    return name and int(name[1])
+
+
 def checkpoints(folder):
     """{step: path} of the checkpoints in `folder`, the newest first."""
     found = {}
     for path in glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")):
-        step = os.path.basename(path)[len("checkpoint-") : -len(".pt")]
-        if step.isdigit():
-            found[int(step)] = path
+        step = _step_of(path)
+        if step is not None:
+            found[step] = path
     return dict(sorted(found.items(), reverse=True))
 
 

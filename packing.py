@@ -127,7 +127,7 @@ def heads(packed, count, lengths):
 
 def product(a, b, scale):
     """(a @ b) * scale of matrices in batches, in one kernel call."""
-    return torch.baddbmm(ZERO, a, b, beta=0, alpha=scale)
+    return torch.baddbmm(ZERO, a, b, beta=0, alpha=scale)  # Beta 0: adds nothing.
 
 
 class PackedAttention(torch.autograd.Function):

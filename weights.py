@@ -1,6 +1,6 @@
 """Files of weights, PyTorch's and safetensors': whole when written, verified when read.
 
-They are written without PyTorch, and a tensor at a time, so that the converter needs neither its
+They are written without PyTorch, a few tensors at a time, so that the converter needs neither its
 second of start-up nor the memory of a model; it is imported where a file is read. Both formats are
 short: an archive with a pickle and a file for each tensor's bytes (what `torch.save` writes), and
 a JSON header with the bytes behind it (github.com/huggingface/safetensors).
@@ -12,6 +12,8 @@ import math
 import os
 import pickle
 import zipfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import crc32c
 import numpy as np
@@ -51,8 +53,7 @@ def replacing(path, mode="w", size=0):
 def write_bin(path, arrays, size):
     """Writes (name, float32 array) pairs as `torch.save` does the tensors {name: tensor}.
 
-    The pairs may come from a generator: only one array is in use at a time. `size` is that of all
-    in bytes, for the message of a full disk.
+    Pairs may come from a generator, a few at a time; `size` in bytes is for a full disk's message.
     """
     tensors = b""
     with replacing(path, "wb", size) as file, zipfile.ZipFile(file, "w") as archive:
@@ -64,12 +65,25 @@ def write_bin(path, arrays, size):
             entry.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
             archive.writestr(entry, data)
 
-        for number, (name, array) in enumerate(arrays):
+        for number, (name, array) in enumerate(_ahead(arrays)):
             add(f"data/{number}", _bytes(array))
             tensors += _pickled(name) + _pickled_tensor(str(number), array.shape)
         add("data.pkl", b"\x80\x02}(" + tensors + b"u.")  # protocol 2: a dictionary of these
         add("byteorder", b"little")
         add("version", b"3\n")
+
+
+def _ahead(pairs, count=4):
+    """The same pairs, of which a thread makes up to `count` while another is in use.
+
+    With one alone the two take turns: Linux wakes a thread on the core of the one that wakes it.
+    """
+    pairs = iter(pairs)
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, pairs, None) for _ in range(count))
+        while pair := coming.popleft().result():
+            coming.append(thread.submit(next, pairs, None))
+            yield pair
 
 
 def _bytes(array):

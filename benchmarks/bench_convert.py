@@ -5,7 +5,8 @@ variable from tf.train.load_checkpoint's reader, transposes the kernels and call
 against copying the bytes. Each is a process of its own, started in turn, with the checkpoint in the
 operating system's cache; memory is the process's largest resident set. Only ours waits until its
 file is on the disk (fsync). Processor time, which leaves out waiting for disks and neighbours,
-stands beside the time on the clock.
+stands beside the time on the clock. Before each, another process fills memory and gives it back:
+a virtual machine may have lent free memory to its host, and getting it again takes seconds.
 """
 
 import common
@@ -102,7 +103,8 @@ def main():
         contenders = {name: lambda _, name=name: timed(name) for name in commands}
         contenders["copying the bytes"] = lambda _: shutil.copyfile(data, f"{folder}/copy")
         rounds = 2 if args.quick else args.rounds
-        seconds = common.interleave(contenders, rounds)
+        fill = f"import numpy; numpy.ones({3 * size}, 'u1')"
+        seconds = common.interleave(contenders, rounds, before=lambda: start("-c", fill))
     processor = {name: used[-rounds:] for name, used in processor.items()}
     clock = common.ratios(seconds, "through TensorFlow")
     work = common.ratios(processor, "through TensorFlow")

@@ -55,14 +55,15 @@ def machine(threads):
     }
 
 
-def interleave(contenders, rounds, warmup=1):
+def interleave(contenders, rounds, warmup=1, before=lambda: None):
     """Calls each of {name: function of the round's number} in turn, round by round.
 
-    Returns {name: [seconds, one a round]}.
+    `before` is called before each, and not timed. Returns {name: [seconds, one a round]}.
     """
     seconds = {name: [] for name in contenders}
     for number in range(-warmup, rounds):
         for name, function in contenders.items():
+            before()
             start = time.perf_counter()
             function(max(number, 0))
             if number >= 0:

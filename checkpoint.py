@@ -34,7 +34,7 @@ NEUTRAL = {
     "output_dir", "data_dir", "train_file", "overwrite_output_dir", "save_checkpoints_steps",
     "keep_checkpoints", "local_rank", "no_cuda", "gradient_accumulation_steps", "n_best_size",
     "max_answer_length", "null_score_diff_threshold", "verbose_logging", "save_safetensors",
-    "tensorboard", "seeds", "interactive", "input_file", "max_eval_steps",
+    "tensorboard", "compile", "seeds", "interactive", "input_file", "max_eval_steps",
     *MEANINGLESS,
 }  # fmt: skip
 

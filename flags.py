@@ -129,6 +129,8 @@ def add_step_flags(parser, train_batch_size):
         bf16=(False, "matrix products in bfloat16 (CPU and GPU)"),
         fp16=(False, "matrix products in float16 with loss scaling (GPU only)"),
         loss_scale=(0.0, "fixed loss scale for --fp16; 0 adapts it"),
+        compile=(False, "compile the layers with torch.compile, which takes a minute at the start "
+                 "(GPU only)"),
         local_rank=(-1, "set by the launcher of distributed training: torchrun, or "
                     "torch.distributed.launch"),
     )  # fmt: skip

@@ -260,8 +260,7 @@ def train_and_evaluate(args, runtime):
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
     model.bert.compute_padding = args.compute_padding
-    model.to(runtime.device)
-    training.announce(args, runtime, model)
+    training.place(args, runtime, model)
     sets = load(args, runtime, processor, tokenizer)
     width = args.max_seq_length if args.compute_padding else 0
 

@@ -174,8 +174,7 @@ def main(argv=None):
 
     model = BertForPreTraining(config)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
-    model.to(runtime.device)
-    training.announce(args, runtime, model)
+    training.place(args, runtime, model)
     global_step = checkpoint.read_run(weights).get("global_step", 0)
     if args.do_train:
         global_step = training.train(

@@ -237,8 +237,7 @@ def main(argv=None):
     model = BertForQuestionAnswering(config)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
     model.bert.compute_padding = args.compute_padding
-    model.to(runtime.device)
-    training.announce(args, runtime, model)
+    training.place(args, runtime, model)
 
     def load(name, path, is_training):
         dataset = read_dataset(path)

@@ -74,6 +74,12 @@ def setup(args):
     cuda = torch.cuda.is_available() and not args.no_cuda
     if args.fp16 and not cuda:
         raise ValueError("--fp16 needs a GPU, and there is none here; use --bf16 on a CPU")
+    if args.compile and not cuda:
+        raise ValueError("--compile needs a GPU, and there is none here: leave it out")
+    if args.compile and local_rank < 0 and (gpus := torch.cuda.device_count()) > 1:
+        raise ValueError(
+            f"--compile takes a process for each GPU: torchrun --nproc_per_node={gpus} …"
+        )
     runtime = Runtime(torch.device("cuda", max(local_rank, 0)) if cuda else torch.device("cpu"))
     if args.bf16 or args.fp16:
         runtime.dtype = torch.bfloat16 if args.bf16 else torch.float16
@@ -161,8 +167,11 @@ def describe(runtime, name, features, max_seq_length, vocab):
         runtime.print(f"warning: {unknown:.0%} of the tokens are [UNK]: is this the vocabulary?")
 
 
-def announce(args, runtime, model):
-    """Prints where and how the run computes, and the memory that it will take."""
+def place(args, runtime, model):
+    """Moves `model` to its device; prints where and how the run computes, and in what memory."""
+    model.to(runtime.device)
+    if args.compile:
+        compile_layers(model)
     name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(
@@ -178,6 +187,12 @@ def announce(args, runtime, model):
             f"training takes about {16 * size / 1e9:.2f} GB of memory in each process, and for a "
             f"part of {rows} examples, if none is short, {activations / 1e9:.2f} GB more"
         )
+
+
+def compile_layers(model):
+    """Fuses the small operations of each layer, in place: one compilation serves all layers."""
+    for layer in model.bert.encoder.layer:
+        layer.compile(dynamic=True)  # No two batches have the same number of tokens.
 
 
 def activation_bytes(config, rows, max_seq_length, masked_words=0):

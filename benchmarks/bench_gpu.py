@@ -8,6 +8,7 @@ GPU it says so; `--device cpu` runs everything but the GPU's counters on a tiny 
 Contenders, each the whole step from lists of ids (see contenders.py):
 
     ours      packed tokens, BERTAdam
+    compiled  the same with --compile (on a GPU)
     default   transformers as its Trainer with --bf16 and its example scripts configure it: padded
               to the maximum, SDPA, fused AdamW
     best      transformers at its best: batches grouped by length and padded to their longest; for
@@ -120,17 +121,20 @@ def limit():
 
 def make_steps(task, shape, training):
     """{contender: its step}, made one after another, and {contender: bytes that it holds}."""
+    torch._dynamo.reset()  # A model's layers have their own compilations: none was there before.
     kinds = {
         "ours": lambda *each: ours(*each),
+        **({"compiled": lambda *each: ours(*each, compiled=True)} if CUDA else {}),
         "default": lambda *each: theirs(*each, width=WIDTH[task]),
         "best": lambda *each: theirs(*each, half_weights=not training),
     }
     steps, held = {}, {}
-    warm_up = make_features(task, 4)
+    warm_up = make_features(task, 4), make_features(task, 5)  # Compiled for any size, then.
     for name, make in kinds.items():
         before = allocated()
         steps[name] = make(task, shape, torch.bfloat16, args.device, training)
-        steps[name](warm_up)  # the optimizer's moments are made in the first step
+        for features in warm_up:
+            steps[name](features)  # the optimizer's moments are made in the first step
         held[name] = allocated() - before
     return steps, held
 
@@ -183,7 +187,7 @@ def waits_of(step, batch):
 
 
 def compare(task, shape, size, mode):
-    """The figures of the three contenders on the same features."""
+    """The figures of the contenders on the same features."""
     rounds = 3 if args.quick else args.rounds
     features = make_features(task, size * args.steps * rounds)
     batches, grouped = batches_of(features, size)
@@ -227,7 +231,7 @@ def compare(task, shape, size, mode):
             "waits_a_step_by_profiler": waits / args.steps,
         }
     # Grouped batches differ from turn to turn, so this one is compared by its sum.
-    best = sum(seconds["best"]) / sum(seconds["ours"])
+    best = {name: sum(seconds["best"]) / sum(each) for name, each in seconds.items()}
     return {
         "task": task, "shape": shape, "batch": size, "mode": mode, "times_best": best,
         "limit_tflops": max(ceiling) / 1e12, "tokens": sum(len(f.input_ids) for f in features),
@@ -241,10 +245,9 @@ def report(results):
     for result in results:
         place = [result[key] for key in ("shape", "task", "mode", "batch")]
         for name, figures in result["contenders"].items():
-            times_best = f"{result['times_best']:.2f}" if name == "ours" else ""
             speed.append([
                 *place, name, f"{figures['examples_per_second']:.1f}",
-                common.text(figures["times_default"]), times_best,
+                common.text(figures["times_default"]), f"{result['times_best'][name]:.2f}",
                 f"{figures['useful_tflops']:.1f}", f"{figures['share_of_limit']:.2f}",
                 f"{figures['peak_memory_gb']:.1f}" if CUDA else "–",
                 f"{figures['busy']:.0%}", len(figures["waits"]),
@@ -282,7 +285,7 @@ def main():
         try:
             results.append(compare(task, shape, size, mode))
             ratio = results[-1]["contenders"]["ours"]["times_default"]["median"]
-            best = results[-1]["times_best"]
+            best = results[-1]["times_best"]["ours"]
             print(f"{place}: {ratio:.2f} × default, {best:.2f} × best", flush=True)
         except torch.OutOfMemoryError:
             print(f"{place}: does not fit into the device's memory", flush=True)

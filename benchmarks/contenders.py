@@ -15,6 +15,7 @@ import transformers
 from data import model_inputs
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
+from training import compile_layers
 
 SHAPES = {
     "tiny": {
@@ -43,12 +44,14 @@ def targets_of(task, features):
     }
 
 
-def ours(task, shape, dtype, device, training=True):
-    """A step of this project, as its drivers: packed tokens, BERTAdam, autocast."""
+def ours(task, shape, dtype, device, training=True, compiled=False):
+    """A step of this project, as its drivers: packed tokens, BERTAdam, autocast, --compile."""
     config = BertConfig(vocab_size=30522, type_vocab_size=2, **SHAPES[shape])
     kind = BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering
     with torch.device(device):
         model = kind(config).train(training)
+    if compiled:
+        compile_layers(model)
     optimizer = create_optimizer(model, 2e-5, 1000, 100) if training else None
 
     def train(features):

@@ -398,6 +398,11 @@ TABLE = [
     ),
     (
         "run_classifier",
+        "--do_eval --compile --no_cuda",
+        "--compile needs a GPU, and there is none here: leave it out",
+    ),
+    (
+        "run_classifier",
         "--do_train --local_rank=0",
         "--local_rank 0 needs a launcher: torchrun --nproc_per_node=2 run_classifier.py …",
     ),
@@ -1351,13 +1356,20 @@ def test_folder_that_cannot_be_written(paths, call, monkeypatch):
     )
 
 
-def test_a_gpu_that_is_not_there(paths, call, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    outcome = call(run_squad, *command("run_squad", "--do_train --fp16", paths))
+@pytest.mark.parametrize(
+    ("flag", "gpus", "line"),
+    [
+        ("fp16", 0, "--fp16 needs a GPU, and there is none here; use --bf16 on a CPU"),
+        ("compile", 0, "--compile needs a GPU, and there is none here: leave it out"),
+        ("compile", 2, "--compile takes a process for each GPU: torchrun --nproc_per_node=2 …"),
+    ],
+)
+def test_a_gpu_that_is_not_there(paths, call, monkeypatch, flag, gpus, line):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    outcome = call(run_squad, *command("run_squad", f"--do_train --{flag}", paths))
     assert outcome.status == 2 and not paths["out"].exists()
-    assert outcome.err == (
-        "run_squad.py: error: --fp16 needs a GPU, and there is none here; use --bf16 on a CPU\n"
-    )
+    assert outcome.err == f"run_squad.py: error: {line}\n"
 
 
 def as_windows(source, folder):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,8 @@ from conftest import (
 )
 
 import checkpoint
+import modeling
+import packing
 import run_classifier
 import run_squad
 import training
@@ -612,6 +615,35 @@ def test_results_are_written_as_float32(tmp_path, capsys):
     )
     assert results(tmp_path) == {"a": "0.3", "global_step": "7", "b": "0.3"}
     assert capsys.readouterr().out == (tmp_path / "eval_results.txt").read_text("utf-8")
+
+
+def test_compiled_layers_compute_the_same(tiny_model, monkeypatch):
+    """--compile on a GPU's path: two graphs, of the last layer and the others, for all batches."""
+    gpu = SimpleNamespace(apply=packing.padded_attention)
+    monkeypatch.setattr(modeling, "PackedAttention", gpu)
+    # Traced, with symbols for the sizes, forward and backward, but not turned into machine code.
+    traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    config = BertConfig.from_json_file(str(tiny_model / "bert_config.json"))
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    plain = BertForSequenceClassification(config, 2)
+    compiled = BertForSequenceClassification(config, 2)
+    training.compile_layers(compiled)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    compiled.load_state_dict(plain.state_dict())
+    for batch, width in ((5, 7), (5, 9), (3, 13), (2, 7), (7, 11)):
+        mask = (torch.arange(width) < torch.randint(2, width, (batch, 1))).long()
+        inputs = torch.randint(0, 20, (batch, width)), None, mask
+        grads = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(*inputs, labels=torch.arange(batch) % 2)[0].backward()
+            grads.append([parameter.grad for parameter in model.parameters()])
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_importing_the_drivers_does_nothing(tmp_path):

@@ -136,7 +136,7 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, qkv, packing, num_heads, dropout_prob):
-        context, saved = qkv.new_empty((len(qkv), qkv.shape[1] // 3)), [qkv]
+        context, saved = qkv.new_empty((len(qkv), qkv.shape[1] // 3)), []
         threshold, kept_scale = word_dropout(dropout_prob)
         scale = 1.0 / math.sqrt(context.shape[1] // num_heads)
         lengths = packing.lengths
@@ -145,7 +145,8 @@ class PackedAttention(torch.autograd.Function):
         words = random_words(sum(sizes)).split(sizes) if dropout_prob else repeat(None)
         pairs = zip(heads(qkv, 3 * num_heads, lengths), heads(context, num_heads, lengths))
         for (one, context_layer), bias, word in zip(pairs, biases, words):
-            query, key, value = one.float().chunk(3)  # [N, F, H]
+            one = one.float()
+            query, key, value = one.chunk(3)  # [N, F, H]
             # Scaled after the product, as Google's; the kernel would scale before, and round more.
             scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
             kept = probs = (scores if bias is None else scores.add_(bias)).softmax(dim=-1)
@@ -153,7 +154,7 @@ class PackedAttention(torch.autograd.Function):
                 kept = where_above(probs, word.view_as(probs).float(), threshold)  # [N, F, T]
             context_layer.copy_(product(kept, value, kept_scale))
             if ctx.needs_input_grad[0]:
-                saved += probs, kept
+                saved += one, probs, kept
         ctx.save_for_backward(*saved)
         ctx.constants = lengths, num_heads, scale, kept_scale
         return context
@@ -161,13 +162,12 @@ class PackedAttention(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad):
-        qkv, *saved = ctx.saved_tensors
         lengths, num_heads, scale, kept_scale = ctx.constants
-        grad_qkv = torch.empty_like(qkv)
-        counts = ((qkv, 3 * num_heads), (grad, num_heads), (grad_qkv, 3 * num_heads))
-        packed = (heads(each, count, lengths) for each, count in counts)
-        for one, grad_context, grad_one, probs, kept in zip(*packed, saved[::2], saved[1::2]):
-            query, key, value = one.float().chunk(3)
+        grad_qkv = grad.new_empty((len(grad), 3 * grad.shape[1]))
+        grads = heads(grad, num_heads, lengths), heads(grad_qkv, 3 * num_heads, lengths)
+        saved = iter(ctx.saved_tensors)  # three of each sequence
+        for grad_context, grad_one, one, probs, kept in zip(*grads, saved, saved, saved):
+            query, key, value = one.chunk(3)
             grad_query, grad_key, grad_value = grad_one.chunk(3)
             grad_context = grad_context.float()
             grad_probs = product(grad_context, value.transpose(1, 2), kept_scale)

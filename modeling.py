@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from configuration import BertConfig, check_activation  # noqa: F401 (BertConfig is public here)
-from packing import MASKED_SCORE, PackedAttention, Packing, dropout, padded_attention
+from packing import MASKED_SCORE, PackedAttention, Packing, dropout, moved, padded_attention
 from weights import read_state_dict
 
 LAYER_NORM_EPSILON = 1e-12
@@ -399,7 +399,7 @@ class BertForQuestionAnswering(nn.Module):
 
 def classification_loss(logits, labels):
     """Cross-entropy of each example: [B, classes], [B] -> [B]"""
-    return F.cross_entropy(logits, labels.to(logits.device), reduction="none")
+    return F.cross_entropy(logits, moved(labels, logits.device), reduction="none")
 
 
 def span_loss(logits, positions):
@@ -407,7 +407,7 @@ def span_loss(logits, positions):
 
     As Google's one-hot product, a position outside adds 0 to the loss and still counts in its mean.
     """
-    positions = positions.to(logits.device)
+    positions = moved(positions, logits.device)
     inside = (positions >= 0) & (positions < logits.shape[1])
     index = (positions * inside)[:, None]
     inside &= logits.gather(1, index).squeeze(1) > MASKED_SCORE
@@ -420,7 +420,7 @@ def masked_lm_loss(scores, ids, weights, total_weight=None):
     As Google, the sum is divided by the weights' + 1e-5. `total_weight` replaces the sum of
     `weights` where the batch is one part of a step.
     """
-    ids, weights = ids.to(scores.device).flatten(), weights.to(scores.device).flatten()
+    ids, weights = (moved(each, scores.device).flatten() for each in (ids, weights))
     losses = F.cross_entropy(scores.flatten(0, 1).float(), ids, reduction="none")
     total_weight = weights.sum() if total_weight is None else total_weight
     return (losses * weights).sum() / (total_weight + 1e-5)

@@ -21,6 +21,13 @@ MASKED_SCORE = -10000.0
 ZERO = torch.zeros(())
 
 
+def moved(values, device):
+    """`values` on `device`. From the host to a GPU they go by way of pinned memory: no waiting."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 class Packing:
     """Which positions of a [B, S] batch are computed, and where each stands in the packed matrix.
 
@@ -28,7 +35,8 @@ class Packing:
     nothing is attended; with `compute_padding` every position. The masked positions that Google's
     graph computes besides receive a weight of exactly 0, so the tokens' numbers are the same.
 
-    source      [P]     position of each packed token in the flattened [B*S] input
+    source      [P]     position of each packed token in the flattened [B*S] input (given_source:
+                        the same, where the mask lies)
     row_of      [B, S]  packed row of each position, -1 where it is not computed
     num_tokens          rows that count: P, or in bfloat16 a few less, where the first token is
                         repeated up to a round number, which nothing reads
@@ -55,14 +63,16 @@ class Packing:
             self.lengths.append(spare)
         hidden = ~attended.flatten()[source]
         bias = hidden * MASKED_SCORE if hidden.any() else None
+        device, self.given_source = device or source.device, source
         self.source, self.row_of, self.bias = (
-            each if each is None else each.to(device, non_blocking=True)
-            for each in (source, row_of, bias)
+            each if each is None else moved(each, device) for each in (source, row_of, bias)
         )
 
     def pack(self, values):
         """[B, S] -> [P]"""
-        return values.flatten()[self.source.to(values.device)].to(self.source.device)
+        # Packed where it lies: to fetch `source` from a GPU would wait for the step before.
+        packed = values.flatten()[moved(self.given_source, values.device)]
+        return moved(packed, self.source.device)
 
     def unpack(self, packed, fill):
         """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
@@ -76,7 +86,7 @@ class Packing:
 
     def rows(self, positions):
         """[B, M] positions in each sequence -> [B*M] packed rows."""
-        return self.row_of.gather(1, positions.to(self.row_of.device)).flatten()
+        return self.row_of.gather(1, moved(positions, self.row_of.device)).flatten()
 
 
 def random_words(count):

@@ -143,7 +143,13 @@ import report
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs
-from modeling import BertConfig, BertForSequenceClassification, classification_loss, load_weights
+from modeling import (
+    BertConfig,
+    BertForSequenceClassification,
+    classification_loss,
+    load_weights,
+    moved,
+)
 from tokenization import FullTokenizer
 
 EVAL_RESULTS, SEEDS_RESULTS = "eval_results.txt", "seeds_results.json"
@@ -174,7 +180,7 @@ def losses_of(logits, labels):
     """Each example's loss, [B, labels], [B] -> [B]: the squared error where there is one output."""
     if logits.shape[1] > 1:
         return classification_loss(logits, labels)
-    return (logits[:, 0] - labels.to(logits.device)) ** 2
+    return (logits[:, 0] - moved(labels, logits.device)) ** 2
 
 
 def loss_of(model, batch):

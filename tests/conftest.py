@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 # Before PyTorch is loaded: what runs in this process has the bits of what `run` starts.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Only test_gpu.py wants a GPU, and says how: the others have the same bits on any machine.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 # Two threads that sleep while they wait: for the few runs of the real model.
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -399,6 +399,7 @@ def main(argv=None):
     for name, what in files_of(make_processor(args)).items():
         if os.path.exists(os.path.join(args.output_dir, name)):
             runtime.print(f"  {name:<28}{what}")
+    runtime.leave_together()
 
 
 if __name__ == "__main__":

@@ -197,6 +197,7 @@ def main(argv=None):
             checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
     if runtime.is_main:
         report.write_report(args.output_dir, results)
+    runtime.leave_together()
 
 
 if __name__ == "__main__":

@@ -287,6 +287,7 @@ def main(argv=None):
         print(f"report: {report.write_report(args.output_dir, figures, sections)}")
     if args.interactive:
         converse(args, runtime, model, tokenizer, make_batch)
+    runtime.leave_together()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,15 @@ class Runtime:
             dist.all_reduce(tensor)
         return tensor
 
+    def leave_together(self):
+        """The last call of a run: a rank that has nothing to write waits for the one that has.
+
+        It might leave while a thread of its own still lets go of the last gradients, and abort;
+        then the launcher would stop the one that writes.
+        """
+        if self.world_size > 1:
+            dist.barrier()
+
 
 def setup(args):
     """Chooses device, ranks and precision, and seeds the new weights. Returns a Runtime."""

@@ -9,13 +9,14 @@ import copy
 import os
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES, assert_same_weights, losses, model_flags, run
-from test_modeling import golden, pretrained, tiny, tiny_inputs, tiny_loss, worst
+from test_modeling import HEADS, golden, pretrained, tiny, tiny_inputs, tiny_loss, worst
 
+import checkpoint
 import run_classifier
-from modeling import BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
 
 __all__ = ["pretrained"]  # a fixture: pytest finds it by its name in this module
@@ -24,7 +25,6 @@ DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a GPU, named in $CUDA_VISIBLE_DEVICES"
 )
-HEADS = (BertForPreTraining, BertForSequenceClassification, BertForQuestionAnswering)
 # Read when CUDA starts: without it its matrix products are not the same from run to run.
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
@@ -104,7 +104,7 @@ def flags(model, *more):
 def last_losses(folder):
     """Mean loss of the run's last third."""
     seen = losses(folder)
-    return sum(seen[-len(seen) // 3 :]) / len(seen[-len(seen) // 3 :])
+    return np.mean(seen[-len(seen) // 3 :])
 
 
 @pytest.mark.parametrize("half", ["--bf16", "--fp16"])
@@ -125,8 +125,8 @@ def test_a_resumed_run_has_the_same_bits(tiny_model, tmp_path, call):
         for folder in (whole, resumed):
             call(run_classifier, *command, f"--output_dir={folder}").ok()
         assert_same_weights(whole, resumed)
-        last = max(resumed.glob("checkpoint-*.pt"), key=lambda path: int(path.stem[11:]))
-        last.unlink()
+        newest = next(iter(checkpoint.checkpoints(resumed).values()))
+        os.remove(newest)
         (resumed / "pytorch_model.bin").unlink()
         again = call(run_classifier, *command, f"--output_dir={resumed}").ok()
     finally:

@@ -29,40 +29,24 @@ import math  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from contenders import (  # noqa: E402
     INPUTS,
     WIDTH,
+    features_of,
     limit,
     ours,
     peer,
     targets_of,
     theirs,
+    training_batches,
     useful_flops,
 )
 
-import run_classifier  # noqa: E402
-import run_squad  # noqa: E402
 from data import model_inputs  # noqa: E402
-from tokenization import FullTokenizer  # noqa: E402
 
 torch.set_num_threads(args.threads)
-BATCH = {"MRPC": 32, "SQuAD": 12}
-
-
-def features_of(task):
-    tokenizer = FullTokenizer(common.vocab_file())
-    if task == "MRPC":
-        processor = run_classifier.MrpcProcessor()
-        return run_classifier.convert_examples_to_features(
-            processor.get_train_examples(common.mrpc_dir()), processor.get_labels(), 128, tokenizer
-        )
-    examples = run_squad.read_squad_examples(
-        f"{common.squad_dir()}/train-v1.1.json", True, log=lambda line: None
-    )
-    return run_squad.convert_examples_to_features(examples, tokenizer, 384, 128, 64, True)
 
 
 class WrittenLayerNorm(torch.nn.LayerNorm):
@@ -122,17 +106,6 @@ def make_step(name, task, shape, dtype):
     return first_port(task, shape)
 
 
-def batches_of(task, features, rounds):
-    """Batches in random order, and the same examples in batches of like length."""
-    size, rng = BATCH[task], np.random.default_rng(0)
-    chosen = [features[i] for i in rng.permutation(len(features))[: rounds * size]]
-    by_length = sorted(chosen, key=lambda f: len(f.input_ids))
-    batches, grouped = (
-        [data[i : i + size] for i in range(0, len(data), size)] for data in (chosen, by_length)
-    )
-    return batches, [grouped[i] for i in rng.permutation(len(grouped))]
-
-
 def peak_memory(name, task, shape, dtype):
     """Largest resident set in MB of a process that does three steps of one contender."""
     child = f"{name}:{task}:{shape}:{str(dtype)[6:]}"
@@ -143,14 +116,14 @@ def peak_memory(name, task, shape, dtype):
 
 def child(name, task, shape, dtype):
     step = make_step(name, task, shape, getattr(torch, dtype))
-    for batch in batches_of(task, features_of(task), 3)[0]:
+    for batch in training_batches(task, features_of(task), 3)[0]:
         step(batch)
     print(common.peak_memory())
 
 
 def compare(task, shape, dtype, features):
     rounds = max(4, args.rounds // 3) if args.quick or shape == "BERT-Base" else args.rounds
-    batches, grouped = batches_of(task, features, rounds)
+    batches, grouped = training_batches(task, features, rounds)
     chosen = [feature for batch in batches for feature in batch]
     steps = {
         name: (make_step(name, task, shape, dtype), grouped if name == "best" else batches)

@@ -50,7 +50,7 @@ if CUDA and not torch.cuda.is_available():
     print("bench_gpu.py: there is no CUDA device here, nothing is measured (try --device cpu)")
     sys.exit()
 
-from contenders import SHAPES, WIDTH, ours, theirs, useful_flops  # noqa: E402
+from contenders import SHAPES, WIDTH, batches_of, ours, theirs, useful_flops  # noqa: E402
 
 # Every twentieth of the sorted lengths of MRPC's 3,668 training pairs at 128, and of 1,538 windows
 # of SQuAD's training questions at 384 with stride 128, with BERT-Base's uncased vocabulary.
@@ -95,15 +95,6 @@ def make_features(task, count):
         )
         for length in np.interp(rng.random(count), places, lengths).round().astype(int)
     ]  # fmt: skip
-
-
-def batches_of(features, size):
-    """Batches in the features' order, and the same features in batches of like length, shuffled."""
-    starts = range(0, len(features), size)
-    by_length = sorted(features, key=lambda feature: len(feature.input_ids))
-    order = np.random.default_rng(1).permutation(len(starts))
-    grouped = [by_length[start : start + size] for start in starts]
-    return [features[start : start + size] for start in starts], [grouped[i] for i in order]
 
 
 def limit():

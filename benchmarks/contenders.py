@@ -12,9 +12,12 @@ import numpy as np
 import torch
 import transformers
 
+import run_classifier
+import run_squad
 from data import model_inputs
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
+from tokenization import FullTokenizer
 from training import compile_layers
 
 SHAPES = {
@@ -30,10 +33,41 @@ SHAPES = {
 }  # fmt: skip
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 WIDTH = {"MRPC": 128, "SQuAD": 384}
+BATCH = {"MRPC": 32, "SQuAD": 12}
 TARGETS = {
     "MRPC": {"labels": "label_id"},
     "SQuAD": {"start_positions": "start_position", "end_positions": "end_position"},
 }
+
+
+def features_of(task):
+    """Features of the task's training file."""
+    tokenizer = FullTokenizer(common.vocab_file())
+    if task == "MRPC":
+        processor = run_classifier.MrpcProcessor()
+        return run_classifier.convert_examples_to_features(
+            processor.get_train_examples(common.mrpc_dir()), processor.get_labels(), 128, tokenizer
+        )
+    examples = run_squad.read_squad_examples(
+        f"{common.squad_dir()}/train-v1.1.json", True, log=lambda line: None
+    )
+    return run_squad.convert_examples_to_features(examples, tokenizer, 384, 128, 64, True)
+
+
+def batches_of(features, size):
+    """Batches in the features' order, and the same features in batches of like length, shuffled."""
+    starts = range(0, len(features), size)
+    by_length = sorted(features, key=lambda feature: len(feature.input_ids))
+    order = np.random.default_rng(1).permutation(len(starts))
+    grouped = [by_length[start : start + size] for start in starts]
+    return [features[start : start + size] for start in starts], [grouped[i] for i in order]
+
+
+def training_batches(task, features, rounds):
+    """batches_of `rounds` batches of the task's size, chosen by chance."""
+    size = BATCH[task]
+    chosen = np.random.default_rng(0).permutation(len(features))[: rounds * size]
+    return batches_of([features[i] for i in chosen], size)
 
 
 def targets_of(task, features):

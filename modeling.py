@@ -41,46 +41,6 @@ def get_activation(activation):
     return ACTIVATIONS[activation.lower()]
 
 
-# PyTorch offers oneDNN's product of plain float32 tensors under this private name alone.
-ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-
-class Dense(torch.autograd.Function):
-    """`F.linear` of a float32 matrix on the CPU, with the gradient of its input by oneDNN.
-
-    MKL, which PyTorch calls, takes 3 to 12 % longer for it (measured at BERT's sizes). The forward
-    product stays MKL's, since oneDNN adds up in one long chain and rounds up to twice as much; the
-    weight's, since there MKL is as fast.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            ONEDNN_LINEAR(grad, weight.t(), None, "none", [], "") if for_x else None,
-            grad.t() @ x if for_weight else None,
-            grad.sum(0) if for_bias else None,
-        )
-
-
-def linear(x, weight, bias):
-    """`F.linear`, by the fastest kernel."""
-    matrix = x.device.type == "cpu" and x.dim() == 2 and ONEDNN_LINEAR is not None
-    if matrix and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-        return Dense.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
-class Linear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
-
-
 class TokenLookup(torch.autograd.Function):
     """Rows of a word table; the backward pass also sums the squares of the single rows' gradients.
 
@@ -130,7 +90,7 @@ class WordEmbeddings(nn.Embedding):
     def decode(self, hidden_states, bias):
         """[R, hidden] -> scores [R, vocab]"""
         tracked = self.decoder_weight is not None and torch.is_grad_enabled()
-        return linear(hidden_states, self.decoder_weight if tracked else self.weight, bias)
+        return F.linear(hidden_states, self.decoder_weight if tracked else self.weight, bias)
 
 
 class BertEmbeddings(nn.Module):
@@ -167,7 +127,7 @@ class BertSelfAttention(nn.Module):
         weight, bias = (
             torch.cat([getattr(x, name) for x in layers]) for name in ("weight", "bias")
         )
-        qkv = linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
         probability = self.dropout_prob if self.training else 0.0
         if qkv.device.type != "cpu":
             return padded_attention(qkv, packing, self.num_heads, probability)
@@ -180,7 +140,7 @@ class BertSelfOutput(nn.Module):
 
     def __init__(self, config, input_size=None):
         super().__init__()
-        self.dense = Linear(input_size or config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(input_size or config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.dropout_prob = config.hidden_dropout_prob
 
@@ -206,7 +166,7 @@ class BertAttention(nn.Module):
 class BertIntermediate(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_act_fn = get_activation(config.hidden_act)
 
     def forward(self, hidden_states):
@@ -333,7 +293,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.transform = nn.Module()
-        self.transform.dense = Linear(config.hidden_size, config.hidden_size)
+        self.transform.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.transform_act_fn = get_activation(config.hidden_act)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))

@@ -22,7 +22,7 @@ from torch.profiler import profile, record_function  # noqa: E402
 import packing  # noqa: E402
 
 GROUPS = {
-    "dense layers' products": {"aten::addmm", "aten::mm", "mkldnn::_linear_pointwise"},
+    "dense layers' products": {"aten::addmm", "aten::mm"},
     "attention's products": {"aten::bmm", "aten::baddbmm"},
     "softmax": {"aten::_softmax", "aten::_softmax_backward_data"},
     "GELU": {"aten::gelu", "aten::gelu_backward"},
@@ -39,7 +39,7 @@ PYTHON = "Python and autograd"
 
 def group_of(name):
     found = [group for group, names in GROUPS.items() if name in names]
-    return found[0] if found else OTHER if name.startswith(("aten::", "mkldnn::")) else PYTHON
+    return found[0] if found else OTHER if name.startswith("aten::") else PYTHON
 
 
 def profiled(step, batches, threads):

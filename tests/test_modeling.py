@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import modeling
@@ -726,8 +725,8 @@ def test_saved_names_are_those_in_circulation():
     assert isinstance(tiny().embeddings.LayerNorm, nn.LayerNorm)
 
 
-def test_few_matrix_shapes_are_met():
-    """PyTorch keeps kernels for every number of rows that it meets: there are few."""
+def test_bfloat16_meets_few_matrix_shapes():
+    """PyTorch keeps kernels for every number of rows that it meets in bfloat16: there are few."""
     model, rows = tiny(max_position_embeddings=330).eval(), []
     model.encoder.layer[0].intermediate.dense.register_forward_hook(
         lambda module, inputs, output: rows.append(len(output))
@@ -735,55 +734,14 @@ def test_few_matrix_shapes_are_met():
     masks = [torch.ones(4, length, dtype=torch.long) for length in range(300, 330)]
     for mask in masks:
         mask[1, 200:] = 0
-        with torch.no_grad():
-            exact, _ = model(torch.ones_like(mask), attention_mask=mask)
-            with torch.autocast("cpu", torch.bfloat16):
-                (*_, last), _ = model(torch.ones_like(mask), attention_mask=mask)
-        model(torch.ones_like(mask), attention_mask=mask)
+        exact, _ = model(torch.ones_like(mask), attention_mask=mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            (*_, last), _ = model(torch.ones_like(mask), attention_mask=mask)
         assert (last - exact[-1]).abs().max() < 0.1 and not last[1, 200:].any()
     tokens = [mask.sum().item() for mask in masks]
-    assert rows[::3] == tokens, "float32 computes tokens alone where no gradient is wanted"
-    assert rows[1::3] == rows[2::3]
-    assert len(set(rows[1::3])) <= 8
-    assert all(0 <= more - less < less / 63 for more, less in zip(rows[1::3], tokens))
-
-
-@pytest.mark.parametrize("kernel", [modeling.ONEDNN_LINEAR, None])
-@pytest.mark.parametrize("frozen", [(), (0,), (1, 2)])
-def test_a_dense_layer_is_the_plain_product(kernel, frozen, monkeypatch):
-    """With PyTorch's kernel of oneDNN and, as on machines without it, by itself."""
-    monkeypatch.setattr(modeling, "ONEDNN_LINEAR", kernel)
-    given = [torch.randn(13, 37), torch.randn(7, 37), torch.randn(7)]  # x, weight, bias
-    grad = torch.randn(7, 13).t()  # As some gradients, not contiguous.
-    plain = [values.double().requires_grad_(i not in frozen) for i, values in enumerate(given)]
-    given = [values.clone().requires_grad_(i not in frozen) for i, values in enumerate(given)]
-    result, wanted = modeling.linear(*given), F.linear(*plain)
-    assert torch.equal(result, F.linear(*given))
-    result.backward(grad)
-    wanted.backward(grad.double())
-    for values, truth in zip(given, plain):
-        assert (values.grad is None) == (truth.grad is None)
-        if truth.grad is not None:
-            torch.testing.assert_close(values.grad.double(), truth.grad, atol=1e-5, rtol=1e-5)
-
-
-def test_a_repeated_token_changes_nothing():
-    """143 tokens are computed as 144, those of one sequence as they are."""
-    model = tiny().eval()
-    ids = torch.randint(0, 99, (13, 11))
-
-    def run(*batches):
-        model.zero_grad()
-        outputs = [model(batch) for batch in batches]
-        for layers, pooled in outputs:
-            (layers[-1].sin().sum() + pooled.sum()).backward()
-        return torch.cat([layers[-1] for layers, _ in outputs]), gradients(model)
-
-    together, sum_together = run(ids)
-    alone, sum_alone = run(*ids.split(1))
-    torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
-    for name, grad in sum_alone.items():
-        torch.testing.assert_close(sum_together[name], grad, atol=2e-5, rtol=1e-4, msg=name)
+    assert rows[::2] == tokens, "float32 computes tokens alone"
+    assert len(set(rows[1::2])) <= 5
+    assert all(0 <= more - less < less / 31 for more, less in zip(rows[1::2], tokens))
 
 
 def test_a_model_in_float64_stays_so():

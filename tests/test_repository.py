@@ -16,7 +16,7 @@ BASE = {"modeling", "tokenization", "data", "training", "flags", "checkpoint"}
 CONVERT = "convert_tf_checkpoint_to_pytorch"
 PLAN = {
     "tokenization": (300, set()),
-    "packing": (195, set()),
+    "packing": (190, set()),
     "configuration": (90, set()),
     "weights": (230, set()),
     "modeling": (600, {"packing", "configuration", "weights"}),

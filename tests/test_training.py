@@ -621,7 +621,6 @@ def test_compiled_layers_compute_the_same(tiny_model, monkeypatch):
     """--compile on a GPU's path: two graphs, of the last layer and the others, for all batches."""
     gpu = SimpleNamespace(apply=packing.padded_attention)
     monkeypatch.setattr(modeling, "PackedAttention", gpu)
-    monkeypatch.setattr(modeling, "ONEDNN_LINEAR", None)
     # Traced, with symbols for the sizes, forward and backward, but not turned into machine code.
     traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(torch.nn.Module, "compile", traced)

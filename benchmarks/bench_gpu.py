@@ -34,7 +34,6 @@ args = common.parse_args(
 
 import gc  # noqa: E402
 import itertools  # noqa: E402
-import re  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
@@ -50,7 +49,7 @@ if CUDA and not torch.cuda.is_available():
     print("bench_gpu.py: there is no CUDA device here, nothing is measured (try --device cpu)")
     sys.exit()
 
-from contenders import SHAPES, WIDTH, batches_of, ours, theirs, useful_flops  # noqa: E402
+from contenders import SHAPES, WIDTH, batches_of, by_kind, ours, theirs, useful_flops  # noqa: E402
 
 # Every twentieth of the sorted lengths of MRPC's 3,668 training pairs at 128, and of 1,538 windows
 # of SQuAD's training questions at 384 with stride 128, with BERT-Base's uncased vocabulary.
@@ -159,15 +158,6 @@ def kernel_times(step, batches):
     return times, waits
 
 
-def by_kind(times):
-    """{kind of kernel: share of the device's busy time}"""
-    total, shares = sum(times.values()), dict.fromkeys(KINDS, 0.0)
-    for kernel, seconds in times.items():
-        kind = next(k for k, pattern in KINDS.items() if re.search(pattern, kernel, re.IGNORECASE))
-        shares[kind] += seconds / total
-    return shares
-
-
 def waits_of(step, batch):
     """Where one step makes the host wait for the device: a list of file:line, as CUDA's check."""
     if not CUDA:
@@ -224,7 +214,7 @@ def compare(task, shape, size, mode):
             "times_default": ratios[name],
             "peak_memory_gb": peak[name] / 1e9,
             "busy": sum(times.values()) / seconds[name][0],
-            "kinds": by_kind(times),
+            "kinds": by_kind(times, KINDS),
             "kernels_ms_a_step": {
                 kernel[:120]: 1e3 * spent / args.steps for kernel, spent in times.most_common(15)
             },

@@ -5,6 +5,7 @@ computes, and for training clips and updates. Features have input_ids, segment_i
 of their task.
 """
 
+import re
 import time
 
 import common
@@ -169,3 +170,12 @@ def useful_flops(shape, features, training=True):
     length = np.array([len(feature.input_ids) for feature in features], dtype=float)
     forward = 8 * length * hidden**2 + 4 * length * hidden * wide + 4 * length**2 * hidden
     return (3 if training else 1) * layers * forward.sum()
+
+
+def by_kind(times, kinds):
+    """{kind: share of all time}, of {operation: time} and {kind: pattern}; the first that fits."""
+    total, shares = sum(times.values()), dict.fromkeys(kinds, 0.0)
+    for name, time_of_it in times.items():
+        kind = next(k for k, pattern in kinds.items() if re.search(pattern, name, re.IGNORECASE))
+        shares[kind] += time_of_it / total
+    return shares

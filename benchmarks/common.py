@@ -1,7 +1,7 @@
 """What the benchmarks share: contenders in turn, tables of ratios, the machine, the data.
 
-Machines are shared and noisy, so contenders are timed in turn (A B A B …) on the same input; the
-figures are medians of the ratios of neighbours, with the range that covers the middle half.
+Machines are shared and noisy, so contenders are timed in turn (A B C, B C A, …) on the same input;
+the figures are medians of the ratios of neighbours, with the range that covers the middle half.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import resource
 import statistics
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,18 +57,20 @@ def machine(threads):
 
 
 def interleave(contenders, rounds, warmup=1, before=lambda: None):
-    """Calls each of {name: function of the round's number} in turn, round by round.
+    """Calls each of {name: function of the round's number} in turn, the next one first each round.
 
     `before` is called before each, and not timed. Returns {name: [seconds, one a round]}.
     """
     seconds = {name: [] for name in contenders}
+    order = deque(contenders)
     for number in range(-warmup, rounds):
-        for name, function in contenders.items():
+        for name in order:
             before()
             start = time.perf_counter()
-            function(max(number, 0))
+            contenders[name](max(number, 0))
             if number >= 0:
                 seconds[name].append(time.perf_counter() - start)
+        order.rotate(-1)  # One that follows a large contender finds its memory warm.
     return seconds
 
 

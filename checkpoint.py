@@ -15,18 +15,9 @@ import zlib
 import numpy as np
 import torch
 
+from files import CONFIG, RUN, SAFETENSORS, VOCAB, WEIGHTS, atomic_write
 from flags import MEANINGLESS
-from weights import (
-    WEIGHT_FILES,
-    damage_named,
-    read_archive,
-    replacing,
-    write_bin,
-    write_safetensors,
-)
-
-WEIGHTS, SAFETENSORS = WEIGHT_FILES
-CONFIG, VOCAB, RUN, LOG = "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl"
+from weights import damage_named, read_archive, write_bin, write_safetensors
 
 # Flags that do not change what training computes: a run may be resumed with others.
 NEUTRAL = {
@@ -41,7 +32,7 @@ NEUTRAL = {
 
 def save_tensors(values, path):
     """torch.save, written aside. Raises OSError, with how much is needed where the disk is full."""
-    with replacing(path, "wb", sum(tensor.nbytes for tensor in _tensors(values))) as file:
+    with atomic_write(path, "wb", sum(tensor.nbytes for tensor in _tensors(values))) as file:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # PyTorch's writer hides a full disk in one.
@@ -67,11 +58,11 @@ def save_model(args, runtime, model, config, **facts):
     if not runtime.is_main:
         return
     path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
-    with replacing(path(CONFIG)) as file:
+    with atomic_write(path(CONFIG)) as file:
         file.write(config.to_json_string())
     vocab_file = args.vocab_file  # None where run_pretraining.py was given none
     if vocab_file and os.path.abspath(vocab_file) != os.path.abspath(path(VOCAB)):
-        with open(vocab_file, "rb") as source, replacing(path(VOCAB), "wb") as file:
+        with open(vocab_file, "rb") as source, atomic_write(path(VOCAB), "wb") as file:
             shutil.copyfileobj(source, file)
     facts = {
         "script": os.path.basename(sys.argv[0]),
@@ -82,7 +73,7 @@ def save_model(args, runtime, model, config, **facts):
         **facts,
     }
     for name, values in {RUN: facts, **files_of_transformers(model, config, facts)}.items():
-        with replacing(path(name)) as file:
+        with atomic_write(path(name)) as file:
             json.dump(values, file, indent=2)
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     write_bin(path(WEIGHTS), arrays.items(), sum(array.nbytes for array in arrays.values()))
@@ -138,7 +129,7 @@ def read_run(weights):
 
 def write_results(path, results):
     """Prints and writes `key = value` lines, as Google's eval_results.txt; floats as float32."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for key, value in results.items():
             line = f"{key} = {value if isinstance(value, int) else str(np.float32(value))}"
             print(line)
@@ -181,7 +172,7 @@ def checkpoints(folder):
     return dict(sorted(found.items(), reverse=True))
 
 
-def newest_checkpoint(args, runtime, decisive):
+def resume_or_clear(args, runtime, resume_key):
     """The newest whole checkpoint of this run, or None.
 
     Raises ValueError where it belongs to a run with other flags or examples, where all are damaged,
@@ -196,15 +187,15 @@ def newest_checkpoint(args, runtime, decisive):
     for path in found.values():
         try:
             state = read_tensors(path)
-            if not (isinstance(state, dict) and isinstance(state.get("decisive"), dict)):
+            if not (isinstance(state, dict) and isinstance(state.get("resume_key"), dict)):
                 raise ValueError(f"{path} is no checkpoint of a run")
         except ValueError as error:
             runtime.print(f"{error}; going back to the checkpoint before it")
             continue
         changed = [
-            f"{name} was {state['decisive'].get(name)}, is {value}"
-            for name, value in decisive.items()
-            if state["decisive"].get(name) != value
+            f"{name} was {state['resume_key'].get(name)}, is {value}"
+            for name, value in resume_key.items()
+            if state["resume_key"].get(name) != value
         ]
         if changed:
             raise ValueError(
@@ -225,7 +216,7 @@ def newest_checkpoint(args, runtime, decisive):
     return None
 
 
-def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
+def save_checkpoint(args, runtime, model, optimizer, step, scale, resume_key):
     """Writes a checkpoint. Raises ValueError, keeping those there, where a weight is no number."""
     if runtime.is_main:
         state = {
@@ -233,7 +224,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scale": vars(scale) if scale else None,
-            "decisive": decisive,
+            "resume_key": resume_key,
         }
         for name, tensor in state["model"].items():
             if not tensor.isfinite().all():

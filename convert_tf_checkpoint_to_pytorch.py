@@ -16,8 +16,9 @@ import numpy as np
 
 import flags
 from configuration import BertConfig
+from files import WEIGHTS
 from tf_checkpoint import Checkpoint
-from weights import WEIGHT_FILES, write_bin
+from weights import write_bin
 
 
 def pytorch_name(variable):
@@ -122,7 +123,7 @@ def convert_tf_checkpoint_to_pytorch(tf_checkpoint_path, bert_config_file, pytor
     sizes = [checkpoint[variable].size for variable in found]  # verifies them, before it writes
     path = pytorch_dump_path
     if os.path.isdir(path) or not os.path.basename(path):
-        path = os.path.join(path, WEIGHT_FILES[0])
+        path = os.path.join(path, WEIGHTS)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_bin(path, arrays(checkpoint, found), 4 * sum(sizes))
     skipped = [variable for variable in checkpoint.variables if variable not in found]

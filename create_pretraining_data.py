@@ -7,7 +7,6 @@ whole corpus in memory. --stream makes a file of each few megabytes of text as i
 random next sentences and the shuffle stay within them, and the end of a file ends a document.
 """
 
-import glob
 import os
 import random
 import time
@@ -18,7 +17,8 @@ from functools import lru_cache
 from itertools import chain
 
 import flags
-from instances import pack_instance, write_instances
+from files import find_input_files
+from instances import encode_instance, write_instances
 from tokenization import FILE_SIGNATURES, FullTokenizer
 
 EXAMPLE = """\
@@ -225,7 +225,9 @@ def write_shard(args, lines, rng, output_files):
     def pack(instance):  # The lists of an instance take six times the memory.
         tokens, positions = instance.tokens, instance.masked_lm_positions
         ids, labels = map(tokenizer.convert_tokens_to_ids, (tokens, instance.masked_lm_labels))
-        return pack_instance(ids, instance.segment_ids, positions, labels, instance.is_random_next)
+        return encode_instance(
+            ids, instance.segment_ids, positions, labels, instance.is_random_next
+        )
 
     packed = _instances_of_documents(documents, args.dupe_factor, rng, settings, pack)
     sizes = args.max_seq_length, args.max_predictions_per_seq, len(vocab_words)
@@ -253,21 +255,14 @@ def shard_name(args, index):
     return f"{stem}-{index:05}{extension}"
 
 
-def find_input_files(input_file):
-    """The files of Google's comma-separated patterns; those of a pattern sorted by name."""
-    input_files = []
-    for pattern in input_file.split(","):
-        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
-        if not found:
-            raise FileNotFoundError(f"--input_file {pattern}: no such file")
-        input_files += found
-    for path in input_files:
+def check_text_files(paths):
+    """Raises ValueError for a file that is not text."""
+    for path in paths:
         with open(path, "rb") as reader:
             head = reader.read(512)
         kinds = [kind for at, signature, kind in FILE_SIGNATURES if head.startswith(signature, at)]
         if kinds or b"\0" in head:
             raise ValueError(f"{path}: {(*kinds, 'a binary file')[0]}; pass UTF-8 text")
-    return input_files
 
 
 def check(args):
@@ -285,6 +280,7 @@ def check(args):
     if "[MASK]" not in load_tokenizer(*args.tokenizer).vocab:
         raise ValueError(f"{args.vocab_file}: no [MASK]; pass the vocab.txt of a BERT model")
     input_files = find_input_files(args.input_file)
+    check_text_files(input_files)
     for path in outputs:
         if os.path.isdir(path) or os.path.realpath(path) in map(os.path.realpath, input_files):
             raise ValueError(f"--output_file {path}: an input or a folder; pass a file to write")

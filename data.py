@@ -18,7 +18,7 @@ def truncate_seq_pair(tokens_a, tokens_b, max_num_tokens):
         longer.pop()
 
 
-def pack_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length):
+def join_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length):
     """[CLS] A [SEP] or [CLS] A [SEP] B [SEP], cut to fit: (ids, segment ids), int32 [length]."""
     if ids_b:
         ids_a, ids_b = list(ids_a), list(ids_b)

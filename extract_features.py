@@ -53,11 +53,10 @@ if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is l
 import numpy as np
 import torch
 
-import checkpoint
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import model_inputs, pack_pair
-from glue_data import read_lines
+from data import join_pair, model_inputs
+from files import atomic_write, read_lines
 from modeling import BertConfig, BertModel, load_weights
 from tokenization import FullTokenizer
 
@@ -97,7 +96,7 @@ def convert_examples_to_features(examples, max_seq_length, tokenizer):
     features = []
     for example in examples:
         ids_b = tokenizer.encode(example.text_b) if example.text_b else []
-        packed = pack_pair(tokenizer.encode(example.text_a), ids_b, cls_id, sep_id, max_seq_length)
+        packed = join_pair(tokenizer.encode(example.text_a), ids_b, cls_id, sep_id, max_seq_length)
         features.append(InputFeatures(example.unique_id, *packed))
     return features
 
@@ -163,10 +162,10 @@ def main(argv=None):
             name = f"text{feature.unique_id}"
             arrays[f"{name}_tokens"] = np.array(words)
             arrays |= {f"{name}_layer{n}": state for n, state in zip(layers, states)}
-        with checkpoint.replacing(args.output_file, "wb") as file:
+        with atomic_write(args.output_file, "wb") as file:
             np.savez(file, **arrays)
     else:
-        with checkpoint.replacing(args.output_file) as file:
+        with atomic_write(args.output_file) as file:
             for feature, words, states in zip(features, tokens, outputs):
                 file.write(json.dumps(json_line(feature, words, states, layers)) + "\n")
     print(f"{len(features)} texts: {args.output_file}")

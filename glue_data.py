@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import glue_metrics
+from files import read_lines
 
 
 @dataclass
@@ -33,18 +34,6 @@ class InputFeatures:
     input_mask: np.ndarray
     segment_ids: np.ndarray
     label_id: int | float
-
-
-def read_lines(path):
-    """The lines of a file in UTF-8, with or without a byte-order mark, which end with "\\n" or
-    "\\r\\n" and nowhere else. Raises ValueError with file and line, OSError."""
-    with open(path, "rb") as file:
-        try:
-            lines = file.read().decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise ValueError(f"{path}:{line} is not UTF-8 ({error.reason})") from None
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def read_tsv(path):
@@ -308,10 +297,10 @@ PROCESSORS = {
 
 def convert_single_example(ex_index, example, label_list, max_seq_length, tokenizer):
     """An InputExample's features. An example without a label gets label_id 0, as Google's."""
-    from data import pack_pair  # loads PyTorch, which reading files and flags does not need
+    from data import join_pair  # loads PyTorch, which reading files and flags does not need
 
     vocab = tokenizer.vocab
-    ids, segments = pack_pair(
+    ids, segments = join_pair(
         tokenizer.encode(example.text_a),
         tokenizer.encode(example.text_b) if example.text_b else [],
         vocab["[CLS]"], vocab["[SEP]"], max_seq_length,

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 from crc32c import crc32c
 
-from weights import replacing
+from files import atomic_write
 
 # MAGIC, rows, SETTINGS, bytes of a word, CRC-32C of all that stands before the words.
 HEADER, MAGIC, BLOCK = struct.Struct("<8sQ5I"), b"BERTins1", 256
@@ -30,7 +30,9 @@ SHARD = 2**20  # rows whose order is drawn together: it takes 8 MB
 OPEN_FILES = 4  # at a time
 
 
-def pack_instance(input_ids, segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label):
+def encode_instance(
+    input_ids, segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label
+):
     """The words of a row, from lists or arrays: 1-D uint16, or uint32 where an id needs it."""
     first = list(segment_ids).count(0)
     words = [first, int(next_sentence_label), len(masked_lm_ids)]
@@ -43,14 +45,14 @@ def pack_instance(input_ids, segment_ids, masked_lm_positions, masked_lm_ids, ne
 
 
 def write_instances(path, packed, max_seq_length, max_predictions_per_seq, vocab_size):
-    """Writes a list of `pack_instance`s; aside first, then renamed."""
+    """Writes a list of `encode_instance`s; aside first, then renamed."""
     offsets = np.cumsum([0, *map(len, packed)], dtype="<u8")
     words = np.concatenate([np.zeros(0, "<u2"), *packed])
     crcs = [crc32c(block) for block in np.split(words, offsets[BLOCK:-1:BLOCK])]
     index = offsets.tobytes() + np.array(crcs, "<u4").tobytes()
     values = max_seq_length, max_predictions_per_seq, vocab_size
     head = HEADER.pack(MAGIC, len(packed), *values, words.itemsize, 0)[:-4]
-    with replacing(path, "wb", len(head) + 4 + len(index) + words.nbytes) as file:
+    with atomic_write(path, "wb", len(head) + 4 + len(index) + words.nbytes) as file:
         file.write(head + crc32c(index, crc32c(head)).to_bytes(4, "little") + index)
         file.write(words)
 

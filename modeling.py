@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from configuration import BertConfig, check_activation  # noqa: F401 (BertConfig is public here)
-from packing import MASKED_SCORE, PackedAttention, Packing, dropout, moved, padded_attention
+from packing import MASKED_SCORE, Packing, VarlenAttention, dropout, moved, padded_attention
 from weights import read_state_dict
 
 LAYER_NORM_EPSILON = 1e-12
@@ -66,7 +66,7 @@ class TokenLookup(torch.autograd.Function):
 class WordEmbeddings(nn.Embedding):
     """The word table, which the masked-LM head shares.
 
-    `squared_norm` and `decoder_weight` take part only once `track_norm` was called, as
+    `squared_norm` and `decoder_weight` take part only once `track_row_norms` was called, as
     `optimization.create_optimizer` does: BERT's clipping needs the gradient's two sources apart.
     """
 
@@ -77,7 +77,7 @@ class WordEmbeddings(nn.Embedding):
         self.register_buffer("squared_norm", torch.zeros(()), persistent=False)
         self.register_buffer("decoder_weight", None, persistent=False)
 
-    def track_norm(self):
+    def track_row_norms(self):
         self.squared_norm.requires_grad_()
         # Shares the table's memory, but has a gradient of its own: the decoder's.
         self.decoder_weight = self.weight.detach().requires_grad_()
@@ -132,7 +132,7 @@ class BertSelfAttention(nn.Module):
         if qkv.device.type != "cpu":
             return padded_attention(qkv, packing, self.num_heads, probability)
         with torch.autocast("cpu", enabled=False):
-            return PackedAttention.apply(qkv, packing, self.num_heads, probability)
+            return VarlenAttention.apply(qkv, packing, self.num_heads, probability)
 
 
 class BertSelfOutput(nn.Module):

@@ -152,9 +152,9 @@ def decay_groups(model, weight_decay_rate=0.01):
 
 def create_optimizer(model, init_lr, num_train_steps, num_warmup_steps, schedule="warmup_linear"):
     """BERTAdam with Google's settings for `model`; move the model to its device first."""
-    tracked = [module for module in model.modules() if hasattr(module, "track_norm")]
+    tracked = [module for module in model.modules() if hasattr(module, "track_row_norms")]
     for words in tracked:
-        words.track_norm()
+        words.track_row_norms()
     warmup = num_warmup_steps / num_train_steps if num_warmup_steps else -1
     groups = decay_groups(model)
     return BERTAdam(groups, init_lr, warmup, num_train_steps, schedule, tracked=tracked)

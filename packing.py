@@ -89,7 +89,7 @@ class Packing:
         return self.row_of.gather(1, moved(positions, self.row_of.device)).flatten()
 
 
-def random_words(count):
+def random_int16(count):
     """Whole numbers from -2**15 to 2**15 - 1, all as likely: int16 [count].
 
     Cut from wide numbers of NumPy's fastest generator, seeded by PyTorch's: half that one's time.
@@ -99,7 +99,7 @@ def random_words(count):
     return torch.from_numpy(wide.view(np.int16))[:count]
 
 
-def where_above(x, words, threshold):
+def threshold_mask(x, words, threshold):
     """x where its word is above `threshold`, else 0: F.threshold's gradient, the fastest kernel."""
     return torch.ops.aten.threshold_backward(x, words, threshold)
 
@@ -116,13 +116,13 @@ def word_dropout(probability):
 def dropout(x, probability, training):
     if x.device.type == "cpu" and probability and training:
         threshold, scale = word_dropout(probability)
-        words = random_words(x.numel()).view(x.shape).float()
-        return where_above(x.float(), words, threshold).mul_(scale)
+        words = random_int16(x.numel()).view(x.shape).float()
+        return threshold_mask(x.float(), words, threshold).mul_(scale)
     return F.dropout(x, probability, training)
 
 
 def padded_attention(qkv, packing, num_heads, dropout_prob):
-    """PackedAttention for a GPU: one kernel over padded sequences rather than many small ones."""
+    """VarlenAttention for a GPU: one kernel over padded sequences rather than many small ones."""
     bias = qkv.new_zeros(len(qkv)) if packing.bias is None else packing.bias.to(qkv.dtype)
     bias = packing.unpack(bias, -math.inf)[:, None, None]  # [B, 1, 1, S]
     qkv = packing.unpack(qkv, 0.0).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -140,7 +140,7 @@ def product(a, b, scale):
     return torch.baddbmm(ZERO, a, b, beta=0, alpha=scale)  # Beta 0: adds nothing.
 
 
-class PackedAttention(torch.autograd.Function):
+class VarlenAttention(torch.autograd.Function):
     """Softmax attention inside each sequence, packed [P, 3*N*H] -> [P, N*H], in float32."""
 
     @staticmethod
@@ -152,7 +152,7 @@ class PackedAttention(torch.autograd.Function):
         lengths = packing.lengths
         biases = repeat(None) if packing.bias is None else packing.bias.split(lengths)
         sizes = [num_heads * length**2 for length in lengths]
-        words = random_words(sum(sizes)).split(sizes) if dropout_prob else repeat(None)
+        words = random_int16(sum(sizes)).split(sizes) if dropout_prob else repeat(None)
         pairs = zip(heads(qkv, 3 * num_heads, lengths), heads(context, num_heads, lengths))
         for (one, context_layer), bias, word in zip(pairs, biases, words):
             one = one.float()
@@ -161,7 +161,7 @@ class PackedAttention(torch.autograd.Function):
             scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
             kept = probs = (scores if bias is None else scores.add_(bias)).softmax(dim=-1)
             if word is not None:
-                kept = where_above(probs, word.view_as(probs).float(), threshold)  # [N, F, T]
+                kept = threshold_mask(probs, word.view_as(probs).float(), threshold)  # [N, F, T]
             context_layer.copy_(product(kept, value, kept_scale))
             if ctx.needs_input_grad[0]:
                 saved += one, probs, kept
@@ -182,7 +182,7 @@ class PackedAttention(torch.autograd.Function):
             grad_context = grad_context.float()
             grad_probs = product(grad_context, value.transpose(1, 2), kept_scale)
             if kept is not probs:  # What was dropped is 0; where probs is, this gradient is moot.
-                grad_probs = where_above(grad_probs, kept, 0)
+                grad_probs = threshold_mask(grad_probs, kept, 0)
             grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
             grad_query.copy_(product(grad_scores, key, scale))
             grad_key.copy_(product(grad_scores.transpose(1, 2), query, scale))

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from tqdm import tqdm
 
-from checkpoint import LOG
+from files import LOG
 
 
 def summary_writer():

@@ -16,7 +16,7 @@ from html import escape
 from operator import itemgetter
 from pathlib import Path
 
-from weights import replacing
+from files import LOG, REPORT, RUN, atomic_write
 
 POINTS = 500  # of a curve
 EXAMPLES, ANSWERS = 50, 100  # of a classifier the wrong ones; wrong, right and empty ones of SQuAD
@@ -31,12 +31,12 @@ def write_report(output_dir, results, sections=()):
     `answers` return. Reads run.json and training_log.jsonl of `output_dir` where they are there.
     """
     run = {}
-    with suppress(FileNotFoundError), open(os.path.join(output_dir, "run.json"), "rb") as file:
+    with suppress(FileNotFoundError), open(os.path.join(output_dir, RUN), "rb") as file:
         run = json.load(file)
     flags = run.pop("flags", {})
     parts = [
         _table("Results", "results", {name: f"{value:.7g}" for name, value in results.items()}),
-        _training(os.path.join(output_dir, "training_log.jsonl")),
+        _training(os.path.join(output_dir, LOG)),
         *sections,
         _table("Versions", "facts", {**run, "python": platform.python_version()}),
         _table("Flags", "facts", flags),
@@ -46,9 +46,9 @@ def write_report(output_dir, results, sections=()):
         name=escape(os.path.basename(os.path.abspath(output_dir))), body="".join(parts),
         about=escape(" · ".join(filter(None, (run.get("script"), flags.get("task_name"))))),
     )  # fmt: skip
-    path = os.path.join(output_dir, "report.html")
+    path = os.path.join(output_dir, REPORT)
     # Half of a surrogate pair, which JSON can hold, is no UTF-8 and becomes "?".
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(page.encode("utf-8", errors="replace"))
     return path
 

@@ -143,6 +143,15 @@ import report
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs
+from files import (
+    EVAL_RESULTS,
+    REPORT,
+    SAFETENSORS,
+    SEEDS_RESULTS,
+    TEST_RESULTS,
+    WEIGHTS,
+    atomic_write,
+)
 from modeling import (
     BertConfig,
     BertForSequenceClassification,
@@ -152,14 +161,13 @@ from modeling import (
 )
 from tokenization import FullTokenizer
 
-EVAL_RESULTS, SEEDS_RESULTS = "eval_results.txt", "seeds_results.json"
 FILES = {
-    checkpoint.WEIGHTS: "weights; --init_checkpoint takes the folder, which has all they need",
-    checkpoint.SAFETENSORS: "the same weights",
+    WEIGHTS: "weights; --init_checkpoint takes the folder, which has all they need",
+    SAFETENSORS: "the same weights",
     EVAL_RESULTS: "figures of --do_eval",
     SEEDS_RESULTS: "figures of each seed, mean and standard deviation",
-    "report.html": "curves, figures and mistakes, for a browser",
-    "test_results.tsv": "class probabilities for the test file",
+    REPORT: "curves, figures and mistakes, for a browser",
+    TEST_RESULTS: "class probabilities for the test file",
     "test_results_mismatched.tsv": "class probabilities for the other test file",
 }
 
@@ -176,17 +184,17 @@ def files_of(processor):
     return FILES | dict.fromkeys(server_files, "predictions for the GLUE server")
 
 
-def losses_of(logits, labels):
+def example_losses(logits, labels):
     """Each example's loss, [B, labels], [B] -> [B]: the squared error where there is one output."""
     if logits.shape[1] > 1:
         return classification_loss(logits, labels)
     return (logits[:, 0] - moved(labels, logits.device)) ** 2
 
 
-def loss_of(model, batch):
+def compute_loss(model, batch):
     """A batch's share of its step's mean loss."""
     inputs, labels, total = batch
-    return losses_of(model(*inputs), labels).sum() / total
+    return example_losses(model(*inputs), labels).sum() / total
 
 
 def logits_of(model, batch):
@@ -195,7 +203,7 @@ def logits_of(model, batch):
 
 def evaluate(logits, label_ids, batch_size, metrics, global_step):
     """Google's figures, and the task's own, from the logits [examples, labels]."""
-    losses = losses_of(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
+    losses = example_losses(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
     results, predictions = {}, logits[:, 0]
@@ -219,14 +227,14 @@ def is_collapsed(logits, label_ids):
 def write_test_results(output_dir, logits, labels, variant, server_file):
     """test_results.tsv as Google's, a row of class probabilities an example in file order; and,
     for a task of GLUE's, the file that its server takes: index and label, or score."""
-    name = f"test_results_{variant}.tsv" if variant else "test_results.tsv"
+    name = f"test_results_{variant}.tsv" if variant else TEST_RESULTS
     values = torch.from_numpy(logits).softmax(dim=1).numpy() if labels else logits
-    with checkpoint.replacing(os.path.join(output_dir, name)) as file:
+    with atomic_write(os.path.join(output_dir, name)) as file:
         for row in values:
             file.write("\t".join(map(str, row)) + "\n")
     print(f"{name}: {len(logits)} rows of {', '.join(labels) or 'scores'}")
     if server_file:
-        with checkpoint.replacing(os.path.join(output_dir, server_file)) as file:
+        with atomic_write(os.path.join(output_dir, server_file)) as file:
             file.write("index\tprediction\n")
             for index, row in enumerate(logits):
                 # STS-B's scores, the only ones, are from 0 to 5.
@@ -261,7 +269,7 @@ def train_and_evaluate(args, runtime):
         args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
     )
     flags.check_model(config, tokenizer.vocab, args)
-    weights = training.initial_weights(args, labels=labels)
+    weights = training.resolve_init_checkpoint(args, labels=labels)
 
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
@@ -277,7 +285,9 @@ def train_and_evaluate(args, runtime):
     if args.do_train:
         _, features = sets.pop("train")
         fields = ("input_ids", "segment_ids", "label_id")
-        global_step = training.train(args, runtime, model, features, make_batch, loss_of, fields)
+        global_step = training.train(
+            args, runtime, model, features, make_batch, compute_loss, fields
+        )
         checkpoint.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
     os.makedirs(args.output_dir, exist_ok=True)
     results, sections, collapsed = {}, [], False
@@ -326,7 +336,7 @@ def train_seeds(args, runtime):
     if runtime.is_main:
         summary = summary_of(runs, collapsed, make_processor(args).main_metric)
         print_table(summary)
-        with checkpoint.replacing(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
+        with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
             json.dump(summary, file, indent=2)
         keep_best(os.path.join(args.output_dir, f"seed-{summary['best']}"), args.output_dir,
                   files_of(make_processor(args)).keys() - {SEEDS_RESULTS})  # fmt: skip
@@ -342,7 +352,7 @@ def keep_best(folder, output_dir, names):
     for path in glob.glob(os.path.join(glob.escape(folder), "*")):
         if path not in checkpoint.checkpoints(folder).values():
             target = os.path.join(output_dir, os.path.basename(path))
-            with open(path, "rb") as source, checkpoint.replacing(target, "wb") as file:
+            with open(path, "rb") as source, atomic_write(target, "wb") as file:
                 shutil.copyfileobj(source, file)
 
 
@@ -355,9 +365,9 @@ def check_seeds(args):
             f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
             f"but there is only {', '.join(figures) or 'the loss'}"
         )
-    if os.path.exists(path(checkpoint.WEIGHTS)) and not os.path.exists(path(SEEDS_RESULTS)):
+    if os.path.exists(path(WEIGHTS)) and not os.path.exists(path(SEEDS_RESULTS)):
         raise ValueError(
-            f"--output_dir {args.output_dir} holds the {checkpoint.WEIGHTS} of another run, whose "
+            f"--output_dir {args.output_dir} holds the {WEIGHTS} of another run, whose "
             f"place the best seed's would take: use another folder"
         )
 
@@ -399,7 +409,7 @@ def main(argv=None):
     for name, what in files_of(make_processor(args)).items():
         if os.path.exists(os.path.join(args.output_dir, name)):
             runtime.print(f"  {name:<28}{what}")
-    runtime.leave_together()
+    runtime.barrier()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ def parse_args(argv=None):
 if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
     flags.run(parse_args)
 
-import glob
 import os
 
 import numpy as np
@@ -50,6 +49,7 @@ import report
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs, pad_rows
+from files import EVAL_RESULTS, find_input_files
 from instances import Instances, checked_row, open_instances
 from modeling import (
     BertConfig,
@@ -59,17 +59,6 @@ from modeling import (
     masked_lm_loss,
 )
 from tokenization import load_vocab
-
-
-def find_input_files(input_file):
-    """The files of comma-separated patterns; those of a pattern sorted by name."""
-    paths = []
-    for pattern in input_file.split(","):
-        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
-        if not found:
-            raise FileNotFoundError(f"--input_file {pattern}: no such file")
-        paths += found
-    return paths
 
 
 def open_input(args, runtime, config):
@@ -124,7 +113,7 @@ def weight_of(row):
     return row.masked_lm_weights.sum()
 
 
-def loss_of(model, batch):
+def compute_loss(model, batch):
     """A batch's share of its step's loss: masked words over their number, sentences over theirs."""
     inputs, positions, ids, weights, labels, (total, total_weight) = batch
     scores, next_scores = model(*inputs, positions)
@@ -169,7 +158,7 @@ def main(argv=None):
     runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
     flags.check_model(config, args.vocab_file and load_vocab(args.vocab_file), args)
-    weights = training.initial_weights(args)
+    weights = training.resolve_init_checkpoint(args)
     instances = open_input(args, runtime, config)
 
     model = BertForPreTraining(config)
@@ -178,7 +167,7 @@ def main(argv=None):
     global_step = checkpoint.read_run(weights).get("global_step", 0)
     if args.do_train:
         global_step = training.train(
-            args, runtime, model, instances, make_batch, loss_of, weight_of=weight_of,
+            args, runtime, model, instances, make_batch, compute_loss, weight_of=weight_of,
             steps_and_warmup=(args.num_train_steps, args.num_warmup_steps),
         )  # fmt: skip
         # Instances do not say what text they were made of; the vocabulary was checked against it.
@@ -194,10 +183,10 @@ def main(argv=None):
         )  # fmt: skip
         if runtime.is_main:
             results = evaluate(judged, args.eval_batch_size, args.max_eval_steps, global_step)
-            checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
+            checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
         report.write_report(args.output_dir, results)
-    runtime.leave_together()
+    runtime.barrier()
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ import squad_metrics
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs
+from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS
 from modeling import BertConfig, BertForQuestionAnswering, load_weights, span_loss
 from squad_data import (
     InputFeatures,  # noqa: F401 (this and the next are part of this module's public names)
@@ -95,7 +96,7 @@ from tokenization import FullTokenizer
 TYPED_NBEST = 5  # answers shown to a question typed at the terminal
 
 
-def loss_of(model, batch):
+def compute_loss(model, batch):
     """A batch's share of its step's mean loss: the mean of the start's and the end's."""
     inputs, (starts, ends), total = batch
     start_logits, end_logits = model(*inputs)
@@ -160,9 +161,9 @@ def write_answers(args, examples, features, results):
     path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
     os.makedirs(args.output_dir, exist_ok=True)
     answers = write_predictions(
-        examples, features, results, output_prediction_file=path("predictions.json"),
-        output_nbest_file=path("nbest_predictions.json"),
-        output_null_log_odds_file=path("null_odds.json"), **answer_options(args),
+        examples, features, results, output_prediction_file=path(PREDICTIONS),
+        output_nbest_file=path(NBEST_PREDICTIONS),
+        output_null_log_odds_file=path(NULL_ODDS), **answer_options(args),
     )  # fmt: skip
     print(f"{len(answers)} answers: {path('predictions.json')}")
     print(f"the best few of each, with probabilities: {path('nbest_predictions.json')}")
@@ -173,7 +174,7 @@ def evaluate(args, dataset, answers, global_step):
     """Writes the official figures; returns them and the section of the report with the answers."""
     figures = {"global_step": global_step}
     figures |= squad_metrics.evaluate(dataset, {key: a.text for key, a in answers.items()})
-    path = os.path.join(args.output_dir, "eval_results.txt")
+    path = os.path.join(args.output_dir, EVAL_RESULTS)
     checkpoint.write_results(path, figures)
     print(f"these figures: {path}")
     judged = [judge(qa, context, answers[qa["id"]]) for qa, context in questions_of(dataset)]
@@ -232,7 +233,7 @@ def main(argv=None):
         args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
     )
     flags.check_model(config, tokenizer.vocab, args)
-    weights = training.initial_weights(args)
+    weights = training.resolve_init_checkpoint(args)
 
     model = BertForQuestionAnswering(config)
     training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
@@ -269,11 +270,11 @@ def main(argv=None):
     if args.do_train:
         fields = ("input_ids", "segment_ids", "start_position", "end_position")
         global_step = training.train(
-            args, runtime, model, train_features, make_batch, loss_of, fields,
+            args, runtime, model, train_features, make_batch, compute_loss, fields,
             num_examples=len(train_examples),
         )  # fmt: skip
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
-        runtime.print(f"trained weights: {os.path.join(args.output_dir, checkpoint.WEIGHTS)}")
+        runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
     figures, sections = {}, []
     if args.do_predict:
         results = predict(args, runtime, model, predict_features, make_batch, "predict")
@@ -287,7 +288,7 @@ def main(argv=None):
         print(f"report: {report.write_report(args.output_dir, figures, sections)}")
     if args.interactive:
         converse(args, runtime, model, tokenizer, make_batch)
-    runtime.leave_together()
+    runtime.barrier()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from operator import itemgetter
 import numpy as np
 
 import tokenization
-from weights import replacing
+from files import atomic_write
 
 # As Google: the reader's words end at these characters and no others. The tokenizer splits at more,
 # the no-break space for one, but then inside what the reader calls a word.
@@ -548,7 +548,7 @@ def _compute_softmax(scores):
 
 
 def _write_json(path, value):
-    with replacing(path) as writer:
+    with atomic_write(path) as writer:
         writer.write(json.dumps(value, indent=4) + "\n")
 
 

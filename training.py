@@ -20,14 +20,14 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoint import (
-    WEIGHTS,
     fingerprint,
-    newest_checkpoint,
     read_run,
     result_flags,
+    resume_or_clear,
     save_checkpoint,
 )
 from data import length_sorted_batches, num_train_steps, step_examples
+from files import WEIGHTS
 from flags import check_flags
 from optimization import create_optimizer
 from progress import Log, summary_writer
@@ -59,7 +59,7 @@ class Runtime:
             dist.all_reduce(tensor)
         return tensor
 
-    def leave_together(self):
+    def barrier(self):
         """The last call of a run: a rank that has nothing to write waits for the one that has.
 
         It might leave while a thread of its own still lets go of the last gradients, and abort;
@@ -108,7 +108,7 @@ def setup(args):
     return runtime
 
 
-def initial_weights(args, **facts):
+def resolve_init_checkpoint(args, **facts):
     """What to load: --init_checkpoint, or for evaluation alone the weights in --output_dir.
 
     Raises ValueError where there is nothing to evaluate, or where the run that wrote the weights
@@ -249,12 +249,12 @@ def num_steps(args, num_examples):
     return steps, int(steps * args.warmup_proportion)
 
 
-def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_examples=None,
+def train(args, runtime, model, features, make_batch, compute_loss, fields=(), num_examples=None,
           steps_and_warmup=None, weight_of=None):  # fmt: skip
     """Trains `model` in place, from the newest checkpoint on. Returns the number of steps.
 
     make_batch(features, total) makes a batch of one part of a step whose examples are `total` in
-    all; loss_of(model, batch) is the part's share of the step's mean loss, so that parts and ranks
+    all; compute_loss(model, batch) is the part's share of the step's mean loss, so that parts and ranks
     add up to the loss of the whole batch. Where a loss is a mean of something else than examples,
     weight_of(feature) counts it, and `total` is the pair (examples, sum of these weights), both of
     the whole step.
@@ -270,9 +270,9 @@ def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_ex
     known = getattr(features, "fingerprint", None)
     optimizer = create_optimizer(model, args.learning_rate, steps, warmup, args.schedule)
     scale = LossScale(args.loss_scale) if args.fp16 else None
-    decisive = result_flags(args, fingerprint(features, fields) if known is None else known)
+    resume_key = result_flags(args, fingerprint(features, fields) if known is None else known)
     first = 0
-    state = newest_checkpoint(args, runtime, decisive)
+    state = resume_or_clear(args, runtime, resume_key)
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -287,14 +287,14 @@ def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_ex
         for step in range(first, steps):
             indices = step_examples(shards, args.train_batch_size, step, args.seed)
             parts = [[features[i] for i in part] for part in own_parts(args, runtime, indices)]
-            total, loss = whole_step(runtime, parts, len(indices), weight_of), 0.0
+            total, loss = step_denominators(runtime, parts, len(indices), weight_of), 0.0
             for micro_step, part in enumerate(parts):
                 torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
                 last = micro_step == args.gradient_accumulation_steps - 1
                 batch = make_batch(part, total)
                 with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
                     with runtime.autocast():
-                        part_loss = loss_of(replica, batch)
+                        part_loss = compute_loss(replica, batch)
                     # Outside: what ran in float32 goes backward in float32 too.
                     (part_loss * scale.value if scale else part_loss).backward()
                 loss += part_loss.detach()
@@ -303,7 +303,7 @@ def train(args, runtime, model, features, make_batch, loss_of, fields=(), num_ex
             due = (step + 1) % args.save_checkpoints_steps == 0 or step + 1 == steps
             stop = log.add(step, loss, learning_rate, look=due)
             if due or stop:
-                save_checkpoint(args, runtime, model, optimizer, step + 1, scale, decisive)
+                save_checkpoint(args, runtime, model, optimizer, step + 1, scale, resume_key)
             if stop:
                 log.stopped(step + 1)
         if log.signal:  # It came during the last checkpoint.
@@ -320,7 +320,7 @@ def own_parts(args, runtime, indices):
     return parts[runtime.rank * accumulation : (runtime.rank + 1) * accumulation]
 
 
-def whole_step(runtime, parts, num_examples, weight_of):
+def step_denominators(runtime, parts, num_examples, weight_of):
     """What the losses of a step are divided by, over all its parts on all ranks."""
     if weight_of is None:
         return num_examples

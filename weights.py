@@ -18,33 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import crc32c
 import numpy as np
 
-WEIGHT_FILES = "pytorch_model.bin", "model.safetensors"
+from files import WEIGHT_FILES, atomic_write
+
 CHECKSUMS = "crc32c"  # where the metadata of our .safetensors holds each tensor's
-
-
-@contextlib.contextmanager
-def replacing(path, mode="w", size=0):
-    """A file to write that takes the place of `path` once it is whole and on the disk.
-
-    Raises OSError where it cannot be written, with the `size` in bytes that is needed.
-    """
-    aside = f"{path}.tmp"
-    try:
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(aside)
-        if isinstance(error, OSError) and error.filename in (None, aside):
-            megabytes = f"{size / 1e6:.0f} MB"
-            raise OSError(f"{path} could not be written ({megabytes}): {error}") from None
-        raise
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -56,7 +32,7 @@ def write_bin(path, arrays, size):
     Pairs may come from a generator, a few at a time; `size` in bytes is for a full disk's message.
     """
     tensors = b""
-    with replacing(path, "wb", size) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path, "wb", size) as file, zipfile.ZipFile(file, "w") as archive:
 
         def add(name, data):
             entry = zipfile.ZipInfo(f"weights/{name}")
@@ -116,7 +92,7 @@ def write_safetensors(path, arrays):
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path, "wb", end) as file:
+    with atomic_write(path, "wb", end) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             file.write(_bytes(array))

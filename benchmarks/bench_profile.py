@@ -63,13 +63,13 @@ def measure(task, dtype, batches):
 
 
 def main():
-    words = packing.random_words
+    words = packing.random_int16
 
     def recorded(count):
         with torch.profiler.record_function("random words"):
             return words(count)
 
-    packing.random_words = recorded
+    packing.random_int16 = recorded
     rounds, figures = 3 if args.quick else args.rounds, []
     for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
         batches, _ = training_batches(task, features_of(task), rounds)

@@ -21,7 +21,7 @@ from create_pretraining_data import (
     read_shards,
     truncate_seq_pair,
 )
-from instances import BLOCK, InstanceFile, TFRecordFile, pack_instance, write_instances
+from instances import BLOCK, InstanceFile, TFRecordFile, encode_instance, write_instances
 from tokenization import FullTokenizer
 
 SCRIPT = Path(create_pretraining_data.__file__)
@@ -313,7 +313,7 @@ def instance_rows(number, seed=0):
 
 def write(path, number, **changes):
     rows = [{**row, **changes} for row in instance_rows(number)]
-    write_instances(path, [pack_instance(**row) for row in rows], 37, 7, 30522)
+    write_instances(path, [encode_instance(**row) for row in rows], 37, 7, 30522)
     return rows
 
 
@@ -340,7 +340,7 @@ def test_large_ids_need_large_words(tmp_path):
     assert InstanceFile(tmp_path / "large")[2]["input_ids"].tolist() == [65536, 0, 70000]
     for changes in ({"segment_ids": [0, 1, 0]}, {"masked_lm_positions": [-1]}):
         with pytest.raises(ValueError, match="segment ids 0, then 1"):
-            pack_instance(**{**next(instance_rows(1)), **changes})
+            encode_instance(**{**next(instance_rows(1)), **changes})
 
 
 def test_every_damaged_byte_is_found(tmp_path):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from data import (
     epoch_order,
+    join_pair,
     length_sorted_batches,
     model_inputs,
     num_train_steps,
-    pack_pair,
     pad_rows,
     step_examples,
     truncate_seq_pair,
@@ -64,14 +64,14 @@ def test_truncate_seq_pair_by_hand(a, b, limit, left):
 
 
 def test_pack_pair():
-    ids, segments = pack_pair([5, 6], [7], 1, 2, 10)
+    ids, segments = join_pair([5, 6], [7], 1, 2, 10)
     assert ids.tolist() == [1, 5, 6, 2, 7, 2] and segments.tolist() == [0, 0, 0, 0, 1, 1]
     assert ids.dtype == segments.dtype == np.int32
-    ids, segments = pack_pair([5, 6], [], 1, 2, 10)
+    ids, segments = join_pair([5, 6], [], 1, 2, 10)
     assert ids.tolist() == [1, 5, 6, 2] and segments.tolist() == [0, 0, 0, 0]
     # As Google, a second text of which nothing is left has no separator either.
-    assert pack_pair([5, 6], [7, 8], 1, 2, 4)[0].tolist() == [1, 5, 2]
-    assert pack_pair([5, 6], [7, 8], 1, 2, 3)[0].tolist() == [1, 2]
+    assert join_pair([5, 6], [7, 8], 1, 2, 4)[0].tolist() == [1, 5, 2]
+    assert join_pair([5, 6], [7, 8], 1, 2, 3)[0].tolist() == [1, 2]
 
 
 @given(
@@ -81,7 +81,7 @@ def test_pack_pair():
 )
 def test_pack_pair_fits_and_leaves_its_arguments(ids_a, ids_b, max_seq_length):
     before = [*ids_a], [*ids_b]
-    ids, segments = pack_pair(ids_a, ids_b, 1, 2, max_seq_length)
+    ids, segments = join_pair(ids_a, ids_b, 1, 2, max_seq_length)
     assert (ids_a, ids_b) == before
     separators = 3 if ids_b else 2
     assert len(ids) == len(segments) == min(max_seq_length, len(ids_a) + len(ids_b) + separators)

@@ -8,11 +8,11 @@ import pytest
 from crc32c import crc32c
 
 import instances
-from instances import InstanceFile, Instances, TFRecordFile, pack_instance, write_instances
+from instances import InstanceFile, Instances, TFRecordFile, encode_instance, write_instances
 
 
 def random_rows(number, max_seq_length, max_predictions_per_seq, vocab_size, seed=0):
-    """Yields keyword arguments of pack_instance, in which every row is another one."""
+    """Yields keyword arguments of encode_instance, in which every row is another one."""
     draw = np.random.default_rng(seed)
     for index in range(number):
         tokens = draw.integers(5, max_seq_length + 1)
@@ -77,7 +77,7 @@ def files(tmp_path):
         if number % 2:
             write_tfrecord(path, part, 37, 7)
         else:
-            write_instances(path, [pack_instance(**row) for row in part], 37, 7, 500)
+            write_instances(path, [encode_instance(**row) for row in part], 37, 7, 500)
         paths.append(path)
         start += size
     return paths, rows
@@ -119,7 +119,7 @@ def test_the_fingerprint_is_that_of_the_content(files, tmp_path):
     fingerprint = Instances(paths, SIZES, before, 500).fingerprint
     assert fingerprint == Instances(list(map(str, paths)), SIZES, before, 9).fingerprint
     rows[5]["masked_lm_ids"][0] += 1  # in a file of ours
-    write_instances(paths[2], [pack_instance(**row) for row in rows[3:14]], 37, 7, 500)
+    write_instances(paths[2], [encode_instance(**row) for row in rows[3:14]], 37, 7, 500)
     rows[14]["masked_lm_ids"][0] += 1  # in one of Google's
     write_tfrecord(paths[3], rows[14:15], 37, 7)
     after = [file.checksum for file in open_all()]
@@ -168,7 +168,7 @@ def test_numbers_out_of_range(changes, message, ours, tmp_path):
     elif "segment_ids" in changes:
         pytest.skip("the format has no place for it")
     else:
-        write_instances(tmp_path / "x", [pack_instance(**row) for row in rows], 37, 7, 500)
+        write_instances(tmp_path / "x", [encode_instance(**row) for row in rows], 37, 7, 500)
         file = InstanceFile(tmp_path / "x")
     assert_row(instances.checked_row(file, 0, 500), good)
     with pytest.raises(ValueError, match=message):

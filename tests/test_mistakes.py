@@ -205,8 +205,8 @@ def write_texts(folder, model):
     (folder / "blank.txt").write_text("\n\n \n")
     (folder / "latin1.txt").write_bytes("a\ncaf\xe9\n".encode("latin-1"))
     (folder / "nul.txt").write_bytes(b"a\0b\n")
-    rows = [instances.pack_instance([2, 9, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 13
-    far = instances.pack_instance([2, 187, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)
+    rows = [instances.encode_instance([2, 9, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 13
+    far = instances.encode_instance([2, 187, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)
     for name, packed, vocab_size in (
         ("good", rows, 187), ("other_vocab", rows, 30522), ("beyond", [far], 187), ("none", [], 187)
     ):  # fmt: skip

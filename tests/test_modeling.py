@@ -296,7 +296,7 @@ def plain_attention(qkv, packing, num_heads):
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("attention", [modeling.PackedAttention.apply, modeling.padded_attention])
+@pytest.mark.parametrize("attention", [modeling.VarlenAttention.apply, modeling.padded_attention])
 def test_attention_equals_the_plain_formula(holes, attention):
     mask = tiny_inputs()[2]
     if holes:
@@ -323,13 +323,13 @@ def test_attention_drops_alike_forward_and_backward():
 
     def output(x):
         torch.manual_seed(5)
-        return modeling.PackedAttention.apply(x, packing, 4, 0.3)
+        return modeling.VarlenAttention.apply(x, packing, 4, 0.3)
 
     probe = torch.randn(len(qkv), 32)
     (output(qkv) * probe).sum().backward()
     change = ((output(qkv + step) - output(qkv - step)).double() * probe / 2).sum()
     assert torch.allclose(change, (qkv.grad * step).double().sum(), rtol=1e-2)
-    assert not torch.allclose(output(qkv), modeling.PackedAttention.apply(qkv, packing, 4, 0.0))
+    assert not torch.allclose(output(qkv), modeling.VarlenAttention.apply(qkv, packing, 4, 0.0))
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 1 / 3])

@@ -45,8 +45,8 @@ def without_dropout(model_class, pretrained):
 def follow(model, optimizer, losses, truth, prefix=""):
     """Trains on the `losses`, and compares each step with Google's."""
     norm_name = "train_global_norm" if prefix else "google_global_norm"
-    for step, loss_of in enumerate(losses):
-        loss = loss_of(model)
+    for step, compute_loss in enumerate(losses):
+        loss = compute_loss(model)
         loss.backward()
         assert optimizer.get_lr() == truth[f"{prefix}learning_rate"][step]
         norm = optimizer.step()

@@ -616,15 +616,15 @@ def test_summary_by_hand(capsys):
 def test_seeds_go_on_after_a_kill(task, tmp_path, call, monkeypatch):
     """Stopped in the second seed: the first is not trained again, the second goes on."""
     given = [*task, "--do_train", "--do_eval", "--seeds=1,2,3", "--save_checkpoints_steps=2"]
-    true, steps = run_classifier.loss_of, []
+    true, steps = run_classifier.compute_loss, []
 
-    def loss_of(*batch):
+    def compute_loss(*batch):
         steps.append(batch)
         if len(steps) == dies_at:
             raise KeyboardInterrupt
         return true(*batch)
 
-    monkeypatch.setattr(run_classifier, "loss_of", loss_of)
+    monkeypatch.setattr(run_classifier, "compute_loss", compute_loss)
     dies_at = 6 + 4  # the second seed's fourth step: its third is lost
     assert call(run_classifier, *given, f"--output_dir={tmp_path / 'a'}").status == 130
     assert not (tmp_path / "a" / "seeds_results.json").exists()

@@ -27,7 +27,7 @@ import checkpoint
 import run_pretraining
 import training
 from data import step_examples
-from instances import InstanceFile, checked_row, pack_instance, write_instances
+from instances import InstanceFile, checked_row, encode_instance, write_instances
 from modeling import BertConfig, BertForPreTraining, load_weights
 from optimization import create_optimizer
 
@@ -50,7 +50,10 @@ def corpus(tiny_model, tmp_path_factory):
     for number, length in enumerate(SIZES):
         shard = [next(rows) for _ in range(length)]
         write_instances(
-            folder / f"{number}.instances", [pack_instance(**row) for row in shard], *SETTINGS, size
+            folder / f"{number}.instances",
+            [encode_instance(**row) for row in shard],
+            *SETTINGS,
+            size,
         )
         write_tfrecord(folder / f"{number}.tfrecord", shard, *SETTINGS)
     return folder
@@ -110,12 +113,12 @@ def test_parts_add_up_to_googles_loss_and_norm(pretrained, goldens, cuts):
     rows = list(golden_rows(truth))
     parts = [rows[begin:end] for begin, end in zip((0, *cuts), cuts)]
     runtime = training.Runtime(torch.device("cpu"))
-    total = training.whole_step(runtime, parts, 8, run_pretraining.weight_of)
+    total = training.step_denominators(runtime, parts, 8, run_pretraining.weight_of)
     model = without_dropout(BertForPreTraining, pretrained)
     optimizer = create_optimizer(model, 1e-4, 6, 2)
     loss = 0.0
     for part in parts:
-        part_loss = run_pretraining.loss_of(model, run_pretraining.make_batch(part, total))
+        part_loss = run_pretraining.compute_loss(model, run_pretraining.make_batch(part, total))
         part_loss.backward()
         loss += part_loss.item()
     assert loss == pytest.approx(truth["train_loss"][0], abs=4e-6)
@@ -131,8 +134,10 @@ def test_uneven_replicas_give_the_whole_batchs_loss(tiny_model_without_dropout, 
     batch = run_pretraining.make_batch(rows, (len(rows), weight))
     config = BertConfig.from_json_file(tiny_model_without_dropout / "bert_config.json")
     model = BertForPreTraining(config)
-    loss = run_pretraining.loss_of(model, batch).item()
-    assert run_pretraining.loss_of(Replicas(model, devices), batch).item() == pytest.approx(loss)
+    loss = run_pretraining.compute_loss(model, batch).item()
+    assert run_pretraining.compute_loss(Replicas(model, devices), batch).item() == pytest.approx(
+        loss
+    )
     inputs, *masked, labels, _ = batch
     whole, _ = model(*inputs, *masked, labels)  # the model's own loss
     assert loss == pytest.approx(whole.item())
@@ -332,7 +337,7 @@ def test_without_a_vocabulary_nothing_is_said_of_casing(tiny_model, corpus, tmp_
     args = SimpleNamespace(
         do_train=True, init_checkpoint=str(tmp_path), output_dir="", do_lower_case=False
     )
-    assert training.initial_weights(args) == str(tmp_path)
+    assert training.resolve_init_checkpoint(args) == str(tmp_path)
 
 
 def test_heads_that_were_never_trained_are_not_evaluated(tiny_model, corpus, tmp_path, call):
@@ -349,7 +354,7 @@ def bad(corpus, tiny_model, tmp_path_factory):
     """A folder with files that cannot be used, beside ones that can."""
     folder, size = shutil.copytree(corpus, tmp_path_factory.mktemp("bad") / "files"), 70000
     rows = list(random_rows(3, *SETTINGS, size, seed=1))
-    write_instances(folder / "large", [pack_instance(**row) for row in rows], *SETTINGS, size)
+    write_instances(folder / "large", [encode_instance(**row) for row in rows], *SETTINGS, size)
     write_tfrecord(folder / "large.tfrecord", rows, *SETTINGS)
     write_instances(folder / "none", [], *SETTINGS, vocab_size(tiny_model))
     (folder / "nothing").write_bytes(b"")

@@ -29,6 +29,7 @@ import run_classifier
 import run_squad
 import training
 from data import model_inputs
+from files import atomic_write
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
 from training import LossScale, Runtime, own_parts
@@ -191,7 +192,7 @@ def test_every_flipped_bit_is_noticed(copy, tmp_path):
             refused += 1
             assert str(error).startswith(f"{path} is damaged: ") and "\n" not in str(error)
         else:
-            assert state["step"] == whole["step"] and state["decisive"] == whole["decisive"]
+            assert state["step"] == whole["step"] and state["resume_key"] == whole["resume_key"]
             assert all(state["model"][n].equal(t) for n, t in whole["model"].items())
     assert refused > 75
 
@@ -265,8 +266,8 @@ def test_a_signal_during_the_last_checkpoint(short_run, copy, call, monkeypatch)
 def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
     """A loss that is no number stops the run at its step, before its checkpoint is written."""
     (copy / "checkpoint-6.pt").unlink()
-    true, steps = run_classifier.loss_of, iter((1.0, float("nan")))
-    monkeypatch.setattr(run_classifier, "loss_of", lambda *batch: true(*batch) * next(steps))
+    true, steps = run_classifier.compute_loss, iter((1.0, float("nan")))
+    monkeypatch.setattr(run_classifier, "compute_loss", lambda *batch: true(*batch) * next(steps))
     outcome = call(run_classifier, *short_run, f"--output_dir={copy}")
     assert outcome.status == 2 and steps_of(copy) == [4]
     assert outcome.err.splitlines()[-1] == (
@@ -316,7 +317,7 @@ def test_a_full_disk_is_told_and_leaves_the_file_that_was_there(tmp_path):
 
 def test_replacing_leaves_nothing_behind_after_an_error(tmp_path):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyError), checkpoint.replacing(str(tmp_path / "file")) as file:
+    with pytest.raises(KeyError), atomic_write(str(tmp_path / "file")) as file:
         file.write("new")
         raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -395,12 +396,12 @@ import os, signal, sys
 sys.path.insert(0, os.getcwd())
 import run_classifier
 
-true, parts = run_classifier.loss_of, iter(range(10))
-def loss_of(model, batch):
+true, parts = run_classifier.compute_loss, iter(range(10))
+def compute_loss(model, batch):
     if next(parts) == 5 and os.environ["RANK"] == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
     return true(model, batch)
-run_classifier.loss_of = loss_of
+run_classifier.compute_loss = compute_loss
 run_classifier.main(sys.argv[2:])
 """
 
@@ -485,7 +486,7 @@ def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
         torch.manual_seed(0)
         model = model_class(config)
         optimizer = create_optimizer(model, 1e-3, 10, 1)
-        loss = driver.loss_of(Replicas(model, devices) if replicated else model, batch())
+        loss = driver.compute_loss(Replicas(model, devices) if replicated else model, batch())
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((loss.item(), optimizer.global_norm().item(), gradients))
@@ -603,10 +604,10 @@ def test_how_text_is_read_stays_with_the_weights(facts, changes, differing, tmp_
     (tmp_path / "run.json").write_text(json.dumps(facts), "utf-8")
     args = initial_weights_args(init_checkpoint=str(tmp_path), **changes)
     if differing is None:
-        assert training.initial_weights(args) == str(tmp_path)
+        assert training.resolve_init_checkpoint(args) == str(tmp_path)
     else:
         with pytest.raises(ValueError, match=f"was trained with {differing}, but this is "):
-            training.initial_weights(args)
+            training.resolve_init_checkpoint(args)
 
 
 def test_results_are_written_as_float32(tmp_path, capsys):
@@ -620,7 +621,7 @@ def test_results_are_written_as_float32(tmp_path, capsys):
 def test_compiled_layers_compute_the_same(tiny_model, monkeypatch):
     """--compile on a GPU's path: two graphs, of the last layer and the others, for all batches."""
     gpu = SimpleNamespace(apply=packing.padded_attention)
-    monkeypatch.setattr(modeling, "PackedAttention", gpu)
+    monkeypatch.setattr(modeling, "VarlenAttention", gpu)
     # Traced, with symbols for the sizes, forward and backward, but not turned into machine code.
     traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(torch.nn.Module, "compile", traced)

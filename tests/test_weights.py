@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from weights import read_state_dict, replacing, write_bin, write_safetensors
+from files import atomic_write
+from weights import read_state_dict, write_bin, write_safetensors
 
 SHAPES = {"a.weight": (3, 5), "b.weight": (5, 3), "c.weight": (15,), "d.bias": (), "e.é": (0, 4)}
 
@@ -105,7 +106,7 @@ def test_what_cannot_be_written(tmp_path, arrays, name):
 
 
 def test_an_error_of_something_else_is_not_the_files(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "w.bin", "wb"):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "w.bin", "wb"):
         open(tmp_path / "nowhere")
     assert caught.value.filename == str(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())

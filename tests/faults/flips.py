@@ -65,7 +65,7 @@ def make_kinds(folder):
     prefix = folder / "bert_model.ckpt"
     tf_checkpoint.write_checkpoint(str(prefix), arrays)
     state = {"step": 3, "model": tensors, "optimizer": {"state": {0: {"exp_avg": tensors}}},
-             "scale": None, "decisive": {"learning_rate": "0.001", "seed": "42"}}  # fmt: skip
+             "scale": None, "resume_key": {"learning_rate": "0.001", "seed": "42"}}  # fmt: skip
     resume, ours, theirs, safe = (
         folder / name
         for name in ("checkpoint-3.pt", "pytorch_model.bin", "saved.bin", "model.safetensors")

@@ -191,11 +191,11 @@ def parse_bin(data, folder):
 def state_of(**changes):
     tensors = {name: torch.from_numpy(array) for name, array in TENSORS.items()}
     return {"step": 3, "model": tensors, "optimizer": {}, "scale": None,
-            "decisive": {"seed": "42"}, **changes}  # fmt: skip
+            "resume_key": {"seed": "42"}, **changes}  # fmt: skip
 
 
 def resume_seeds():
-    states = state_of(), state_of(decisive={"seed": "1"}), [state_of()], {"model": {}}
+    states = state_of(), state_of(resume_key={"seed": "1"}), [state_of()], {"model": {}}
     return [b"\0" + saved(state_of()), *(b"\1" + pickle_in(saved(state)) for state in states)]
 
 
@@ -203,7 +203,7 @@ def parse_resume(data, folder):
     depth, data = at_depth(data, 2)
     (folder / "checkpoint-3.pt").write_bytes(around(data) if depth else data)
     args = SimpleNamespace(output_dir=str(folder), overwrite_output_dir=False)
-    checkpoint.newest_checkpoint(args, RUNTIME, {"seed": "42"})
+    checkpoint.resume_or_clear(args, RUNTIME, {"seed": "42"})
 
 
 def safetensors_seeds():
@@ -332,7 +332,7 @@ def example():
 
 
 def instances_seeds():
-    rows = [instances.pack_instance([2, 5, 3, 6, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 3
+    rows = [instances.encode_instance([2, 5, 3, 6, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 3
     with tempfile.TemporaryDirectory() as folder:
         instances.write_instances(f"{folder}/a", rows, 16, 2, 12)
         ours = Path(folder, "a").read_bytes()

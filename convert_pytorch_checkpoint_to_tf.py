@@ -28,15 +28,10 @@ def convert_pytorch_checkpoint_to_tf(pytorch_model_path, bert_config_file, tf_ch
     the prefix to write. Raises ValueError or OSError, before it writes, where the state dict and
     the configuration do not fit.
     """
-    from modeling import TIED, standard_name
-    from weights import read_state_dict
+    from weights import read_state_dict, standard_state_dict
 
     config = BertConfig.from_json_file(bert_config_file)
-    weights = {standard_name(n): w for n, w in read_state_dict(pytorch_model_path).items()}
-    for copy, original in TIED.items():
-        tensor = weights.pop(copy, None)
-        if tensor is not None and not tensor.equal(weights.setdefault(original, tensor)):
-            raise ValueError(f"{pytorch_model_path}: {copy} differs from {original}")
+    weights = standard_state_dict(read_state_dict(pytorch_model_path), pytorch_model_path)
     names = {pytorch_name(variable): variable for variable in variable_shapes(config)}
     found = {names[name]: tensor for name, tensor in weights.items() if name in names}
     variables = {}

@@ -1,146 +1,676 @@
-"""Command lines: flags as Google's scripts spell them, and a user's mistakes told in one line.
+"""The command lines: every flag of every script, and users' mistakes as one line.
 
-Imports nothing but the standard library, so that a wrong flag is answered, and --help printed,
-before PyTorch is loaded.
+FLAGS declares each flag once: default, help, allowed values, whether a resumed run may change it,
+and the defaults of Google's scripts and of the first PyTorch port. `python flags.py` prints the
+table of docs/flags.md from it.
+
+Imports only the standard library, so that --help and a wrong flag are answered before PyTorch is
+loaded.
 """
 
 import argparse
+import difflib
 import os
 import sys
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+CLASSIFIER = "run_classifier"
+SQUAD = "run_squad"
+PRETRAINING = "run_pretraining"
+FEATURES = "extract_features"
+INSTANCES = "create_pretraining_data"
+TO_PYTORCH = "convert_tf_checkpoint_to_pytorch"
+TO_TENSORFLOW = "convert_pytorch_checkpoint_to_tf"
+
+# Script -> its name in docs/flags.md.
+SCRIPTS = {
+    CLASSIFIER: "classifier",
+    SQUAD: "squad",
+    PRETRAINING: "pretraining",
+    FEATURES: "features",
+    INSTANCES: "instances",
+    TO_PYTORCH: "to PyTorch",
+    TO_TENSORFLOW: "to TensorFlow",
+}
+FINE_TUNING = (CLASSIFIER, SQUAD)
+TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
+MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
+CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
 SCHEDULES = ("warmup_linear", "warmup_constant", "warmup_cosine")
+REQUIRED = "required"  # instead of a default
+ABSENT = "—"  # instead of a default of Google's or the port's, where they lack the flag
 
-# Flags of Google's and of the first PyTorch port that have no meaning here.
+# Flags of Google's scripts and of the first PyTorch port that have no meaning here.
 MEANINGLESS = (
     "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master", "num_tpu_cores",
-    "iterations_per_loop", "optimize_on_cpu",
+    "iterations_per_loop", "use_one_hot_embeddings", "optimize_on_cpu",
 )  # fmt: skip
 
 
-class Parser(argparse.ArgumentParser):
-    """Flags as Google's command lines write them; a mistake is one line and exit status 2."""
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a flag allows. NaN is in no range, nor is infinity."""
 
-    def __init__(self, description, example):
+    least: float
+    most: float = float("inf")
+    above: bool = False  # `least` itself is not allowed
+
+    def __contains__(self, value: float) -> bool:
+        if self.above and value == self.least:
+            return False
+        return self.least <= value <= self.most and value != float("inf")
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.least}"
+        if self.most == float("inf"):
+            return f"{self.least} or more"
+        return f"{self.least} to {self.most}"
+
+
+AT_LEAST_0 = Range(0)
+AT_LEAST_1 = Range(1)
+ABOVE_0 = Range(0, above=True)
+SHARE = Range(0, 1)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag. `default` and `help` may be {script: value} where scripts differ."""
+
+    name: str
+    scripts: tuple[str, ...]
+    kind: type  # bool, int, float or str
+    default: object
+    help: str | dict[str, str]
+    metavar: str | None = None  # what stands for the value in --help
+    alias: str | None = None  # another spelling, which --help does not show
+    allowed: Range | None = None
+    choices: tuple[str, ...] = ()
+    must_exist: bool = False  # an input file or folder, looked for before any work
+    must_be_writable: bool = False  # a folder that the run creates
+    # Whether a resumed run may have another value: it does not change what training computes.
+    may_differ: bool = False
+    google: str = ABSENT
+    port: str = ABSENT
+
+    def default_of(self, script: str) -> object:
+        return self.default[script] if isinstance(self.default, dict) else self.default
+
+    def help_of(self, script: str) -> str:
+        return self.help[script] if isinstance(self.help, dict) else self.help
+
+    def check(self, value: object) -> None:
+        """Raises ValueError, or OSError for a path, where the flag does not allow `value`."""
+        if self.allowed and value is not None and value not in self.allowed:
+            raise ValueError(f"--{self.name} is {value}, but must be {self.allowed}")
+        if self.choices and value not in self.choices:
+            raise ValueError(f"--{self.name} is {value!r}; use one of {', '.join(self.choices)}")
+        if self.must_exist and value and not os.path.exists(value):
+            raise FileNotFoundError(f"--{self.name} {value} does not exist")
+        if self.must_be_writable and value:
+            check_output_dir(value, self.name)
+
+
+# Heading in --help -> its flags.
+FLAGS = {
+    "task": (
+        Flag(
+            "task_name", (CLASSIFIER,), str, REQUIRED,
+            "cola, mnli, mrpc, qnli, qqp, rte, sst-2, sts-b, wnli or xnli, in upper or lower "
+            "case; tsv for a task of your own",
+            metavar="NAME", google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
+            metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "input_file", (PRETRAINING,), str, REQUIRED,
+            "instance files, of create_pretraining_data.py or Google's TFRecord files: names or "
+            "patterns, separated by commas",
+            metavar="FILES", may_differ=True, google=REQUIRED,
+        ),
+        Flag(
+            "input_file", (FEATURES,), str, REQUIRED,
+            "text file: one text per line, or a pair separated by ' ||| '",
+            metavar="FILE", must_exist=True, google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "input_file", (INSTANCES,), str, REQUIRED,
+            "text files, one sentence per line, a blank line between documents: names or "
+            "patterns, separated by commas",
+            metavar="FILES", google=REQUIRED,
+        ),
+        Flag(
+            "output_dir", TRAINING, str, REQUIRED, "folder for weights, results and checkpoints",
+            metavar="FOLDER", must_be_writable=True, may_differ=True, google=REQUIRED,
+            port=REQUIRED,
+        ),
+        Flag(
+            "output_file", (FEATURES,), str, REQUIRED, "file to write",
+            metavar="FILE", google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "output_file", (INSTANCES,), str, REQUIRED,
+            "files to write, separated by commas; with --stream one name A.B, which becomes "
+            "A-00000.B, A-00001.B, …",
+            metavar="FILES", google=REQUIRED,
+        ),
+        Flag(
+            "do_train", TRAINING, bool, False, "train the model",
+            may_differ=True, google="false", port="false",
+        ),
+        Flag(
+            "train_file", (SQUAD,), str, None, "SQuAD file to train on",
+            metavar="FILE", must_exist=True, may_differ=True, google="none", port="none",
+        ),
+        Flag(
+            "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
+            {
+                CLASSIFIER: "evaluate on dev.tsv",
+                PRETRAINING: "evaluate on the first instances of --input_file",
+            },
+            may_differ=True, google="false", port="false",
+        ),
+        Flag(
+            "do_predict", FINE_TUNING, bool, False,
+            {
+                CLASSIFIER: "write the class probabilities of test.tsv",
+                SQUAD: "answer the questions of --predict_file",
+            },
+            may_differ=True, google="false", port="false, classifier —",
+        ),
+        Flag(
+            "predict_file", (SQUAD,), str, None,
+            "SQuAD file to answer; if it contains answers, EM and F1 are computed",
+            metavar="FILE", must_exist=True, may_differ=True, google="none", port="none",
+        ),
+        Flag(
+            "version_2_with_negative", (SQUAD,), bool, False,
+            "the files are SQuAD 2.0: some questions have no answer",
+            google="false",
+        ),
+        Flag(
+            "null_score_diff_threshold", (SQUAD,), float, 0.0,
+            "for SQuAD 2.0: a question is left unanswered if the score of no answer exceeds that "
+            "of the best answer by more than this",
+            may_differ=True, google="0.0",
+        ),
+        Flag(
+            "doc_stride", (SQUAD,), int, 128,
+            "WordPieces from the start of one window over a long paragraph to the next",
+            allowed=AT_LEAST_1, google="128", port="128",
+        ),
+        Flag(
+            "max_query_length", (SQUAD,), int, 64,
+            "questions are cut to this number of WordPieces",
+            allowed=AT_LEAST_0, google="64", port="64",
+        ),
+        Flag(
+            "n_best_size", (SQUAD,), int, 20, "answers per question in nbest_predictions.json",
+            allowed=AT_LEAST_1, may_differ=True, google="20", port="20",
+        ),
+        Flag(
+            "max_answer_length", (SQUAD,), int, 30, "length of the longest answer, in WordPieces",
+            allowed=AT_LEAST_1, may_differ=True, google="30", port="30",
+        ),
+        Flag(
+            "interactive", (SQUAD,), bool, False,
+            "answer questions typed at the terminal or read from a pipe",
+            may_differ=True,
+        ),
+        Flag(
+            "verbose_logging", (SQUAD,), bool, False,
+            "explain each answer that could not be mapped back to the original text",
+            may_differ=True, google="false", port="false",
+        ),
+        Flag(
+            "seeds", (CLASSIFIER,), str, None,
+            "train and evaluate once per seed, as in 1,2,3,4,5; each run has its own folder "
+            "seed-N in --output_dir, which receives the mean, the standard deviation and the "
+            "best run's files",
+            metavar="N,N,…", may_differ=True,
+        ),
+        Flag(
+            "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
+            allowed=AT_LEAST_1, may_differ=True, google="8", port="8",
+        ),
+        Flag(
+            "max_eval_steps", (PRETRAINING,), int, 100,
+            "batches to evaluate; where the files end, evaluation starts over at the first one",
+            allowed=AT_LEAST_1, may_differ=True, google="100",
+        ),
+        Flag(
+            "predict_batch_size", FINE_TUNING, int, 8, "inputs per prediction batch",
+            allowed=AT_LEAST_1, may_differ=True, google="8", port="8, classifier —",
+        ),
+        Flag(
+            "batch_size", (FEATURES,), int, 32, "texts per batch",
+            allowed=AT_LEAST_1, google="32", port="32",
+        ),
+        Flag(
+            "layers", (FEATURES,), str, "-1,-2,-3,-4",
+            "layers to write, counted from 0 for the first or from -1 for the last",
+            metavar="N,N,…", google="-1,-2,-3,-4", port="-1,-2,-3,-4",
+        ),
+        Flag(
+            "output_format", (FEATURES,), str, "jsonl",
+            "jsonl: one JSON object per line, as Google's; or npz: NumPy arrays text{N}_layer{L} "
+            "and the tokens as text{N}_tokens",
+            metavar="jsonl|npz", choices=("jsonl", "npz"),
+        ),
+        Flag(
+            "compute_padding", FINE_TUNING, bool, False,
+            "compute the padding positions too, as Google's graph does",
+        ),
+    ),
+    "task of your own (--task_name tsv)": (
+        Flag(
+            "labels", (CLASSIFIER,), str, None,
+            "names of the classes as they appear in the label column, as in no,yes",
+            metavar="NAME,NAME,…",
+        ),
+        Flag(
+            "text_columns", (CLASSIFIER,), str, None,
+            "column of the text, or the two columns of a pair, as in 0,1; columns are counted "
+            "from 0",
+            metavar="N[,N]",
+        ),
+        Flag(
+            "label_column", (CLASSIFIER,), int, None,
+            "column of the label; test.tsv may lack it if it is the last one",
+            allowed=AT_LEAST_0,
+        ),
+        Flag(
+            "header", (CLASSIFIER,), str, "auto",
+            "whether the files begin with a header: true, false or auto. auto: train.tsv and "
+            "dev.tsv do if the label column of their first row is not a label, and test.tsv if "
+            "it begins as they do",
+            metavar="true|false|auto", choices=("auto", "true", "false"),
+        ),
+    ),
+    "model": (
+        Flag(
+            "bert_config_file", (*MODEL_USERS, *CONVERTERS), str, REQUIRED,
+            "bert_config.json of the model",
+            metavar="FILE", must_exist=True, google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "vocab_file", (*MODEL_USERS, INSTANCES), str,
+            {
+                CLASSIFIER: REQUIRED, SQUAD: REQUIRED, PRETRAINING: None, FEATURES: REQUIRED,
+                INSTANCES: REQUIRED,
+            },
+            "vocab.txt of the model",
+            metavar="FILE", must_exist=True, google="required, pretraining —", port=REQUIRED,
+        ),
+        Flag(
+            "init_checkpoint", MODEL_USERS, str,
+            {CLASSIFIER: None, SQUAD: None, PRETRAINING: None, FEATURES: REQUIRED},
+            "weights to start from: a file or folder of PyTorch weights, or a TensorFlow "
+            "checkpoint; without it training starts from random weights",
+            metavar="PATH", google="none, features required", port="none, features required",
+        ),
+        Flag(
+            "do_lower_case", (*MODEL_USERS, INSTANCES), bool, True,
+            "lower-case the text; give --no_do_lower_case for cased models",
+            google="true, pretraining —", port="true and not switchable, classifier false",
+        ),
+        Flag(
+            "strip_accents", (*MODEL_USERS, INSTANCES), bool, True,
+            "strip accents from text that is lower-cased, as Google does; --no_strip_accents "
+            "keeps them",
+        ),
+        Flag(
+            "max_seq_length", MODEL_USERS, int,
+            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128},
+            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows",
+            allowed=Range(3), google="128, squad 384", port="128, squad 384",
+        ),
+    ),
+    "instances": (
+        Flag(
+            "max_seq_length", (INSTANCES,), int, 128, "most WordPieces per instance",
+            allowed=Range(5, 65535), google="128",
+        ),
+        Flag(
+            "max_predictions_per_seq", (PRETRAINING,), int, 20,
+            "most masked WordPieces per instance, as the files were made",
+            allowed=AT_LEAST_1, google="20",
+        ),
+        Flag(
+            "max_predictions_per_seq", (INSTANCES,), int, 20, "most masked WordPieces per instance",
+            allowed=Range(1, 65535), google="20",
+        ),
+        Flag(
+            "masked_lm_prob", (INSTANCES,), float, 0.15, "share of the WordPieces to mask",
+            allowed=SHARE, google="0.15",
+        ),
+        Flag(
+            "do_whole_word_mask", (INSTANCES,), bool, False,
+            "mask either all WordPieces of a word or none",
+            google="false, since May 2019",
+        ),
+        Flag(
+            "short_seq_prob", (INSTANCES,), float, 0.1,
+            "probability that a document is made into shorter instances",
+            allowed=SHARE, google="0.1",
+        ),
+        Flag(
+            "dupe_factor", (INSTANCES,), int, 10,
+            "passes over the text, each with other masks",
+            allowed=Range(1, 1000000), google="10",
+        ),
+        Flag(
+            "random_seed", (INSTANCES,), int, 12345,
+            "seed of the random choices; the same seed gives the same instances",
+            google="12345",
+        ),
+        Flag(
+            "stream", (INSTANCES,), bool, False,
+            "make each --shard_mb of text a corpus and a file of its own, which takes less memory",
+        ),
+        Flag(
+            "shard_mb", (INSTANCES,), float, 8.0,
+            "with --stream: megabytes (2**20 bytes) of text per file",
+            allowed=Range(0.001, 1000000),
+        ),
+        Flag(
+            "workers", (INSTANCES,), int, 1, "with --stream: number of processes",
+            allowed=Range(1, 1024),
+        ),
+    ),
+    "conversion": (
+        Flag(
+            "tf_checkpoint_path", CONVERTERS, str, REQUIRED,
+            {
+                TO_PYTORCH: "checkpoint to read: its prefix, its .index file or its folder",
+                TO_TENSORFLOW: "prefix of the checkpoint to write",
+            },
+            metavar="PATH", port="required",
+        ),
+        Flag(
+            "pytorch_dump_path", (TO_PYTORCH,), str, REQUIRED,
+            "file to write, or a folder to write pytorch_model.bin to",
+            metavar="PATH", port=REQUIRED,
+        ),
+        Flag(
+            "pytorch_model_path", (TO_TENSORFLOW,), str, REQUIRED,
+            "weights to read: a .bin or .safetensors file, or a folder with one",
+            metavar="PATH", must_exist=True,
+        ),
+    ),
+    "length of training": (
+        Flag(
+            "num_train_epochs", FINE_TUNING, float, 3.0, "passes over the training examples",
+            allowed=ABOVE_0, google="3.0", port="3.0",
+        ),
+        Flag(
+            "warmup_proportion", FINE_TUNING, float, 0.1,
+            "share of the steps during which the learning rate rises",
+            allowed=SHARE, google="0.1", port="0.1",
+        ),
+        Flag(
+            "num_train_steps", (PRETRAINING,), int, 100000, "training steps",
+            allowed=AT_LEAST_1, google="100000",
+        ),
+        Flag(
+            "num_warmup_steps", (PRETRAINING,), int, 10000,
+            "steps during which the learning rate rises",
+            allowed=AT_LEAST_0, google="10000",
+        ),
+    ),
+    "training": (
+        Flag(
+            "train_batch_size", TRAINING, int, 32,
+            "examples per step, over all ranks and accumulation steps together",
+            allowed=AT_LEAST_1, google="32", port="32",
+        ),
+        Flag(
+            "learning_rate", TRAINING, float, 5e-5, "peak learning rate of BERT's Adam",
+            allowed=ABOVE_0, google="5e-5", port="5e-5",
+        ),
+        Flag(
+            "schedule", TRAINING, str, "warmup_linear",
+            "how the learning rate continues after warm-up: warmup_linear (falls to 0), "
+            "warmup_constant or warmup_cosine",
+            metavar="NAME", choices=SCHEDULES,
+        ),
+        Flag(
+            "gradient_accumulation_steps", TRAINING, int, 1,
+            "parts that a step's batch is computed in, to save memory",
+            alias="accumulate_gradients", allowed=AT_LEAST_1, may_differ=True, port="1",
+        ),
+        Flag(
+            "seed", TRAINING, int, 42, "seed of new weights, the order of examples and dropout",
+            allowed=AT_LEAST_0, port="42",
+        ),
+        Flag(
+            "save_checkpoints_steps", TRAINING, int, 1000,
+            "steps between two checkpoints, from which the same command resumes a killed run",
+            allowed=AT_LEAST_1, may_differ=True, google="1000", port="1000, unused",
+        ),
+        Flag(
+            "keep_checkpoints", TRAINING, int, 2, "how many of the newest checkpoints to keep",
+            allowed=AT_LEAST_1, may_differ=True,
+        ),
+        Flag(
+            "overwrite_output_dir", TRAINING, bool, False,
+            "start over if --output_dir holds an earlier run",
+            may_differ=True,
+        ),
+        Flag(
+            "save_safetensors", TRAINING, bool, False,
+            "write model.safetensors as well as pytorch_model.bin",
+            may_differ=True,
+        ),
+        Flag(
+            "tensorboard", TRAINING, str, None,
+            "folder for TensorBoard's event files (needs the package tensorboard)",
+            metavar="FOLDER", must_be_writable=True, may_differ=True,
+        ),
+    ),
+    "device": (
+        Flag(
+            "no_cuda", MODEL_USERS, bool, False, "use the CPU even if there is a GPU",
+            may_differ=True, port="false, features —",
+        ),
+        Flag(
+            "bf16", MODEL_USERS, bool, False,
+            "compute matrix products in bfloat16, on a GPU or CPU; a CPU without native bfloat16 "
+            "computes in float32 instead",
+        ),
+        Flag(
+            "fp16", TRAINING, bool, False,
+            "compute matrix products in float16 with loss scaling (GPU only)",
+        ),
+        Flag(
+            "loss_scale", TRAINING, float, 0.0,
+            "fixed loss scale for --fp16; 0 adapts it during training",
+            allowed=AT_LEAST_0,
+        ),
+        Flag(
+            "compile", TRAINING, bool, False,
+            "compile the layers with torch.compile, which takes about a minute at the start (GPU "
+            "only)",
+            may_differ=True,
+        ),
+        Flag(
+            "local_rank", TRAINING, int, -1,
+            "set by the launcher of distributed training, torchrun or torch.distributed.launch",
+            alias="local-rank", may_differ=True, port="-1",
+        ),
+    ),
+}  # fmt: skip
+
+# What a resumed run may change.
+MAY_DIFFER = {flag.name for flags in FLAGS.values() for flag in flags if flag.may_differ}
+
+
+def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
+    """Yields (heading, flag) for each flag of `script`."""
+    for heading, flags in FLAGS.items():
+        for flag in flags:
+            if script in flag.scripts:
+                yield heading, flag
+
+
+class Parser(argparse.ArgumentParser):
+    """The command line of `script`; raises ValueError or OSError for a user's mistake.
+
+    A switch may be given as --flag, --flag=true, --flag true or --no_flag, as Google's and the
+    first PyTorch port's command lines do.
+    """
+
+    def __init__(self, script: str, description: str, example: str):
         super().__init__(
+            usage="%(prog)s [flags]",
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            add_help=False,
         )
+        self.script = script
+        self._groups = {}
 
-    def error(self, message):
-        if message.endswith("expected one argument"):
-            message += "; one that begins with - is joined by =, as in --flag=-1,-2"
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-    def flags(self, title, **flags):
-        """Adds a group of flags: name=(default, help). The default's type is the flag's."""
-        group = self.add_argument_group(title)
-        for name, (default, text) in flags.items():
-            shown = "required" if default is ... else f"default: {default}"
-            options = {"dest": name, "help": f"{text} ({shown})".replace("%", "%%")}
-            names = [f"--{name}"] + (["--local-rank"] if name == "local_rank" else [])
-            if isinstance(default, bool):
-                # --flag, --flag=true, --flag true, --no_flag: all that the originals understand.
-                group.add_argument(
-                    *names, type=boolean, nargs="?", const=True, default=default,
-                    metavar="true|false", **options,
-                )  # fmt: skip
-                group.add_argument(
-                    f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS
-                )
-                continue
-            kind = str if default is ... or default is None else type(default)
-            group.add_argument(
-                *names, type=kind, default=None if default is ... else default,
-                required=default is ..., metavar=kind.__name__.upper(), **options,
-            )  # fmt: skip
-
-    def parse_args(self, argv=None):
+        for heading, flag in flags_of(script):
+            if heading not in self._groups:
+                self._groups[heading] = self.add_argument_group(heading)
+            self._add(self._groups[heading], flag)
         for name in MEANINGLESS:
             self.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
-        args = super().parse_args(argv)
+
+        other = self.add_argument_group("other")
+        other.add_argument("-h", "--help", action="help", help="show this text")
+
+    def _add(self, group, flag):
+        default = flag.default_of(self.script)
+        text = flag.help_of(self.script)
+        if default is not None:
+            text += f" ({REQUIRED})" if default == REQUIRED else f" (default: {shown(default)})"
+
+        options = {"dest": flag.name, "type": PARSE[flag.kind]}
+        if flag.kind is bool:
+            options |= {"nargs": "?", "const": True}
+        group.add_argument(
+            f"--{flag.name}",
+            default=None if default == REQUIRED else default,
+            metavar=flag.metavar or METAVAR[flag.kind],
+            help=text.replace("%", "%%"),
+            **options,
+        )
+
+        hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        if flag.alias:
+            group.add_argument(f"--{flag.alias}", **options, **hidden)
+        if flag.kind is bool:
+            group.add_argument(f"--no_{flag.name}", dest=flag.name, action="store_false", **hidden)
+
+    def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """Parses `argv`, or else the process's command line, and checks each flag on its own."""
+        args, rest = self.parse_known_args(argv)
+        if rest:
+            raise ValueError(self._unknown(rest))
+        flags = [flag for _, flag in flags_of(self.script)]
+
+        missing = [
+            f"--{flag.name}"
+            for flag in flags
+            if flag.default_of(self.script) == REQUIRED and getattr(args, flag.name) is None
+        ]
+        if missing:
+            raise ValueError(
+                f"required flags are missing: {', '.join(missing)} (--help explains them)"
+            )
+
         for name in MEANINGLESS:
             if getattr(args, name) is not None:
-                note(f"--{name} has no meaning here and is ignored")
+                print(f"--{name} has no meaning here and is ignored", file=sys.stderr)
             delattr(args, name)
+
+        for flag in flags:
+            flag.check(getattr(args, flag.name))
+        if getattr(args, "bf16", False) and getattr(args, "fp16", False):
+            raise ValueError("--bf16 and --fp16 exclude each other: give one of them")
         return args
 
+    def _unknown(self, rest):
+        """The message for what argparse could not place."""
+        names = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        if not names:
+            return f"{rest[0]!r} does not belong to a flag"
 
-@cache  # Told once, though a script parses its flags twice: before PyTorch is loaded, and after.
-def note(line):
-    print(line, file=sys.stderr)
+        known = [option for action in self._actions for option in action.option_strings]
+        close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in names}
+        if len(names) == 1:
+            hint = f"did you mean {close[names[0]][0]}?" if close[names[0]] else "see --help"
+            return f"unknown flag {names[0]}: {hint}"
+        hinted = [
+            f"{name} (did you mean {found[0]}?)" if found else name for name, found in close.items()
+        ]
+        return f"unknown flags {', '.join(hinted)}"
 
-
-def boolean(text):
-    values = {"true": True, "t": True, "1": True, "yes": True}
-    values |= {"false": False, "f": False, "0": False, "no": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return values[text.lower()]
-
-
-def add_model_flags(parser, max_seq_length, vocab_file=...):
-    parser.flags(
-        "model",
-        bert_config_file=(..., "bert_config.json of the model"),
-        vocab_file=(vocab_file, "vocab.txt of the model"),
-        init_checkpoint=(None, "weights to start from: a file or folder of PyTorch weights, "
-                         "or a TensorFlow checkpoint; without it they are random"),
-        do_lower_case=(True, "lower-case the text and strip accents; --no_do_lower_case for "
-                       "cased models"),
-        strip_accents=(True, "strip accents from text that is lower-cased, as Google; "
-                       "--no_strip_accents keeps them"),
-        max_seq_length=(max_seq_length, "longer inputs are cut or windowed to so many WordPieces"),
-    )  # fmt: skip
-
-
-def add_training_flags(parser, train_batch_size, num_train_epochs):
-    parser.flags(
-        "length of training",
-        num_train_epochs=(num_train_epochs, "passes over the training examples"),
-        warmup_proportion=(0.1, "share of the steps over which the learning rate rises"),
-    )
-    add_step_flags(parser, train_batch_size)
+    def error(self, message):
+        """Raises argparse's own complaints as ValueError, in this module's words."""
+        message = message.removeprefix("argument ")
+        name, _, complaint = message.partition(": ")
+        if complaint == "expected one argument":
+            message = (
+                f"{name} needs a value; join a value that begins with - by =, as in --layers=-1,-2"
+            )
+        elif complaint.startswith("ignored explicit argument"):
+            message = f"{name} takes no value"
+        raise ValueError(message) from None
 
 
-def add_step_flags(parser, train_batch_size):
-    parser.flags(
-        "training",
-        train_batch_size=(train_batch_size, "examples in a step, over all ranks and "
-                          "accumulation steps together"),
-        learning_rate=(5e-5, "peak learning rate of BERT's Adam"),
-        schedule=("warmup_linear", f"learning-rate schedule: {', '.join(SCHEDULES)}"),
-        gradient_accumulation_steps=(1, "parts into which a step's batch is cut to save memory"),
-        seed=(42, "of the new weights, the order of examples and dropout"),
-        save_checkpoints_steps=(1000, "steps between two checkpoints, from which the same "
-                                "command goes on after a crash"),
-        keep_checkpoints=(2, "how many of the newest checkpoints stay"),
-        overwrite_output_dir=(False, "start anew where --output_dir holds an earlier run"),
-        save_safetensors=(False, "write model.safetensors besides pytorch_model.bin"),
-        tensorboard=(None, "folder for TensorBoard's event files (needs the package tensorboard)"),
-    )  # fmt: skip
-    parser.add_argument("--accumulate_gradients", dest="gradient_accumulation_steps", type=int,
-                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
-    parser.flags(
-        "device",
-        no_cuda=(False, "stay on the CPU where there is a GPU"),
-        bf16=(False, "matrix products in bfloat16 (CPU and GPU)"),
-        fp16=(False, "matrix products in float16 with loss scaling (GPU only)"),
-        loss_scale=(0.0, "fixed loss scale for --fp16; 0 adapts it"),
-        compile=(False, "compile the layers with torch.compile, which takes a minute at the start "
-                 "(GPU only)"),
-        local_rank=(-1, "set by the launcher of distributed training: torchrun, or "
-                    "torch.distributed.launch"),
-    )  # fmt: skip
+def to_bool(text: str) -> bool:
+    """What Google's and the first port's command lines write for a switch."""
+    if text.lower() in ("true", "t", "1", "yes"):
+        return True
+    if text.lower() in ("false", "f", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def run(main):
-    """Calls `main`, and turns a user's mistake into one line and exit status 2."""
+def to_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def to_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+PARSE = {bool: to_bool, int: to_int, float: to_float, str: str}
+METAVAR = {bool: "true|false", int: "N", float: "NUMBER"}
+
+
+def shown(value: object) -> str:
+    """A default as --help and docs/flags.md show it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace("e-0", "e-")
+
+
+def run(function: Callable, *arguments):
+    """Returns `function(*arguments)`; a user's mistake becomes one line and exit status 2.
+
+    A mistake is a ValueError or an OSError. BERT_DEBUG=1 in the environment shows its traceback.
+    """
     script = os.path.basename(sys.argv[0])
     try:
-        main()
+        return function(*arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("BERT_DEBUG"):
             raise
@@ -153,41 +683,8 @@ def run(main):
         sys.exit(130)
 
 
-def check_flags(args):
-    """Raises ValueError for flags that cannot be meant."""
-    for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length",
-                 "gradient_accumulation_steps", "save_checkpoints_steps", "keep_checkpoints",
-                 "n_best_size", "max_answer_length", "num_train_steps", "max_eval_steps",
-                 "max_predictions_per_seq"):  # fmt: skip
-        if getattr(args, name, 1) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}, but must be 1 or more")
-    for name in ("learning_rate", "num_train_epochs"):
-        if not 0 < getattr(args, name, 1) < float("inf"):
-            raise ValueError(f"--{name} is {getattr(args, name)}, but must be above 0")
-    if not 0 <= getattr(args, "warmup_proportion", 0) <= 1:
-        raise ValueError(f"--warmup_proportion is {args.warmup_proportion}, but must be 0 to 1")
-    if not 0 <= getattr(args, "num_warmup_steps", 0) <= getattr(args, "num_train_steps", 0):
-        raise ValueError(
-            f"--num_warmup_steps is {args.num_warmup_steps}, but must be 0 to --num_train_steps, "
-            f"which is {args.num_train_steps}"
-        )
-    if args.schedule not in SCHEDULES:
-        raise ValueError(f"--schedule is {args.schedule!r}; use one of {', '.join(SCHEDULES)}")
-    if args.seed < 0:
-        raise ValueError(f"--seed is {args.seed}, but must be 0 or more")
-    if args.bf16 and args.fp16:
-        raise ValueError("--bf16 and --fp16 exclude each other")
-    for name in ("bert_config_file", "vocab_file", "train_file", "predict_file", "data_dir"):
-        path = getattr(args, name, None)
-        if path and not os.path.exists(path):
-            raise FileNotFoundError(f"--{name} {path} does not exist")
-    check_output_dir(args.output_dir)
-    if args.tensorboard:
-        check_output_dir(args.tensorboard, "tensorboard")
-
-
-def check_output_dir(path, name="output_dir"):
-    """Raises OSError where files could not be written to `path`; creates nothing."""
+def check_output_dir(path: str, name: str = "output_dir") -> None:
+    """Raises OSError where files could not be written to the folder `path`; creates nothing."""
     parent = os.path.abspath(path)
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
@@ -197,8 +694,8 @@ def check_output_dir(path, name="output_dir"):
         raise PermissionError(f"--{name} {path}: {parent} is not writable")
 
 
-def check_model(config, vocab, args):
-    """Raises ValueError where configuration, flags and vocabulary (or None) do not agree."""
+def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) -> None:
+    """Raises ValueError where the configuration, the flags and the vocabulary do not agree."""
     if args.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} exceeds the model's "
@@ -206,21 +703,101 @@ def check_model(config, vocab, args):
         )
     if vocab is None:
         return
+
     size = max(vocab.values()) + 1
     if size != config.vocab_size:
         raise ValueError(
             f"{args.vocab_file} has {size} entries, but vocab_size in {args.bert_config_file} "
             f"is {config.vocab_size}: they belong to different models"
         )
+
     words = [word for word in vocab if not word.startswith("[")]
     capitals = sum(word != word.lower() for word in words)
     if args.do_lower_case and capitals > 0.05 * len(words):
         raise ValueError(
-            f"{args.vocab_file} is that of a cased model ({capitals} of {len(words)} entries have "
+            f"{args.vocab_file} belongs to a cased model ({capitals} of {len(words)} entries have "
             f"capitals): use --no_do_lower_case"
         )
+    # A small vocabulary, or one of a script without capitals, shows nothing.
     if not args.do_lower_case and not capitals and len(words) > 1000:
         raise ValueError(
-            f"{args.vocab_file} is that of an uncased model (no entry has capitals): "
-            f"drop --no_do_lower_case"
+            f"{args.vocab_file} belongs to an uncased model (no entry has capitals): "
+            f"leave out --no_do_lower_case"
         )
+
+
+def markdown() -> str:
+    """The content of docs/flags.md."""
+    scripts = "\n".join(f"- {short}: `{script}.py`" for script, short in SCRIPTS.items())
+    rows = "\n".join(_row(flag) for flags in FLAGS.values() for flag in flags)
+    meaningless = ", ".join(f"`--{name}`" for name in MEANINGLESS)
+    aliases = "; ".join(
+        f"`--{flag.alias}` is `--{flag.name}`"
+        for flags in FLAGS.values()
+        for flag in flags
+        if flag.alias
+    )
+    resumable = ", ".join(
+        f"`--{name}`"
+        for name in dict.fromkeys(flag.name for flags in FLAGS.values() for flag in flags)
+        if name in MAY_DIFFER
+    )
+    return f"""\
+# Flags
+
+<!-- Written by `python flags.py > docs/flags.md`. -->
+
+Each script explains its own flags with `--help`. This table shows all of them, with the defaults
+of Google's scripts (google-research/bert, December 2018), of the first PyTorch port (November
+2018) and of the scripts here. "{ABSENT}" means that the flag does not exist there. A value holds for
+all scripts in the second column, except those that the cell names. The first port had no scripts
+for pre-training, and Google has no converters. The scripts are:
+
+{scripts}
+
+A value follows its flag after a space or `=`. A value that begins with `-` needs the `=`, as in
+`--layers=-1,-2`, unless it is a number. A switch (true or false) is given as `--flag`,
+`--flag=true`, `--flag true` or `--no_flag`. Names cannot be abbreviated.
+
+| flag | scripts | Google | first port | here | what it does |
+|---|---|---|---|---|---|
+{rows}
+
+Other spellings: {aliases}.
+
+These flags of Google's or the port's have no meaning here. They are accepted with a line that says
+so: {meaningless}.
+
+A run that was stopped resumes when its command is given again. These flags may then differ, since
+they do not change what training computes: {resumable}. If another one differs, the
+run stops and names it.
+
+A mistake is reported in one line with exit status 2, before any work and before PyTorch is loaded
+if the flags alone show it. `BERT_DEBUG=1` in the environment shows the traceback.
+
+`squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]` takes its files by position; its
+flag is that of SQuAD's own evaluation script.
+"""
+
+
+def _row(flag):
+    if flag.scripts == tuple(SCRIPTS):
+        scripts = "all"
+    else:
+        scripts = ", ".join(SCRIPTS[script] for script in flag.scripts)
+
+    here = shown(flag.default_of(flag.scripts[0]))
+    for script in flag.scripts:
+        value = shown(flag.default_of(script))
+        if value != shown(flag.default_of(flag.scripts[0])):
+            here += f", {SCRIPTS[script]} {value}"
+
+    text = flag.help
+    if isinstance(text, dict):
+        text = "; ".join(f"{SCRIPTS[script]}: {sentence}" for script, sentence in text.items())
+    text = text.replace("|", "\\|").replace("*", "\\*")
+    return f"| `--{flag.name}` | {scripts} | {flag.google} | {flag.port} | {here} | {text} |"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,65 +1,90 @@
 """The metrics of the GLUE benchmark: accuracy, F1, Matthews, Pearson and Spearman correlation.
 
-Each takes two sequences of n values and gives a Python float, computed in float64, equal to what
-scikit-learn (the first three) and SciPy give. Where a metric is undefined (nothing to compare, or
-an input that is constant) it is 0.0; a correlation of values that are not finite is NaN. Nothing
-warns. ValueError where the two differ in length or are not one-dimensional.
+Each function takes two sequences of n values and returns a Python float, computed in float64. The
+values are those of scikit-learn (the first three) and SciPy (the correlations). Where a metric is
+undefined, because there is nothing to compare or an input is constant, it is 0.0; a correlation of
+values that are not finite is NaN. There are no warnings. All raise ValueError if the sequences
+differ in length or are not one-dimensional.
 """
 
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def accuracy(predictions, labels):
-    """The share of `predictions` that equal `labels`; 0.0 for none at all."""
+def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The share of `predictions` that equal `labels`; 0.0 if there are none."""
     predictions, labels = _same_length(predictions, labels)
-    return float(np.mean(predictions == labels)) if len(labels) else 0.0
+    if not len(labels):
+        return 0.0
+    return float(np.mean(predictions == labels))
 
 
-def f1(predictions, labels):
-    """Harmonic mean of precision and recall of class 1; 0.0 where neither side has a 1."""
-    predicted, wanted = (values == 1 for values in _same_length(predictions, labels))
+def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The harmonic mean of precision and recall of class 1; 0.0 if neither side has a 1."""
+    predictions, labels = _same_length(predictions, labels)
+    predicted = predictions == 1
+    wanted = labels == 1
+
     num_same = np.count_nonzero(predicted & wanted)
     positives = np.count_nonzero(predicted) + np.count_nonzero(wanted)
-    return float(2 * num_same / positives) if positives else 0.0
+    if not positives:
+        return 0.0
+    return float(2 * num_same / positives)
 
 
-def matthews(predictions, labels):
-    """Matthews' correlation of classes, two or more; 0.0 where either side is all one class.
+def matthews(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Matthews' correlation of two or more classes; 0.0 if either side is all one class.
 
     For more than two classes this is R_K (Gorodkin, 2004), as in scikit-learn.
     """
     predictions, labels = _same_length(predictions, labels)
+    n = len(labels)
     classes, index = np.unique(np.concatenate([predictions, labels]), return_inverse=True)
-    predicted = np.bincount(index[: len(labels)], minlength=len(classes)).tolist()
-    wanted = np.bincount(index[len(labels) :], minlength=len(classes)).tolist()
-    # Python's integers: n**4 would overflow from n = 55,109 on.
-    n, num_same = len(labels), int(np.count_nonzero(predictions == labels))
+
+    # How often each class was predicted, and how often it is the label. These are Python integers,
+    # because n**4 overflows int64 from n = 55,109.
+    predicted = np.bincount(index[:n], minlength=len(classes)).tolist()
+    wanted = np.bincount(index[n:], minlength=len(classes)).tolist()
+    num_same = int(np.count_nonzero(predictions == labels))
+
     covariance = num_same * n - sum(p * w for p, w in zip(predicted, wanted))
-    variances = (n * n - sum(p * p for p in predicted)) * (n * n - sum(w * w for w in wanted))
-    return covariance / math.sqrt(variances) if variances else 0.0
+    variance_predicted = n * n - sum(p * p for p in predicted)
+    variance_wanted = n * n - sum(w * w for w in wanted)
+    variances = variance_predicted * variance_wanted
+    if not variances:
+        return 0.0
+    return covariance / math.sqrt(variances)
 
 
-def pearson(x, y):
-    """Pearson's correlation of `x` and `y`, between -1 and 1; 0.0 where either is constant."""
-    x, y = (np.asarray(values, np.float64) for values in _same_length(x, y))
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's correlation of `x` and `y`, between -1 and 1; 0.0 if either is constant."""
+    x, y = _same_length(x, y)
+    x = x.astype(np.float64)
+    y = y.astype(np.float64)
+
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return math.nan
-    # Not by the variance: rounding can leave one to a constant.
+    # Not `var() == 0`: because of rounding, a constant can have a variance above 0.
     if not len(x) or x.min() == x.max() or y.min() == y.max():
         return 0.0
     return float(np.clip(_direction(x) @ _direction(y), -1, 1))
 
 
-def spearman(x, y):
-    """Spearman's rank correlation, ties by their average rank; 0.0 where either is constant."""
-    x, y = (np.asarray(values, np.float64) for values in _same_length(x, y))
-    return math.nan if np.isnan(x).any() or np.isnan(y).any() else pearson(_ranks(x), _ranks(y))
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation; ties get their average rank; 0.0 if either is constant."""
+    x, y = _same_length(x, y)
+    x = x.astype(np.float64)
+    y = y.astype(np.float64)
+
+    if np.isnan(x).any() or np.isnan(y).any():
+        return math.nan
+    return pearson(_ranks(x), _ranks(y))
 
 
 def _direction(x):
-    """`x` without its mean, as a vector of length 1; scaled first, so that no square overflows."""
+    """`x` minus its mean, scaled to length 1; divided by its maximum first to avoid overflow."""
     x = x / np.abs(x).max()
     x = x - x.mean()
     x /= np.abs(x).max()
@@ -67,14 +92,19 @@ def _direction(x):
 
 
 def _ranks(x):
+    """The rank of each value from 1; equal values share the average of their ranks."""
     _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 
 def _same_length(a, b):
-    a, b = np.asarray(a), np.asarray(b)
+    """Both as one-dimensional arrays of the same length. Raises ValueError."""
+    a = np.asarray(a)
+    b = np.asarray(b)
     if a.ndim != 1 or b.ndim != 1:
-        raise ValueError(f"two lists of values are compared, not arrays of {a.shape} and {b.shape}")
+        raise ValueError(
+            f"expected two one-dimensional sequences, found shapes {a.shape} and {b.shape}"
+        )
     if len(a) != len(b):
-        raise ValueError(f"{len(a)} values cannot be compared with {len(b)}: one of each is needed")
+        raise ValueError(f"expected two sequences of the same length, found {len(a)} and {len(b)}")
     return a, b

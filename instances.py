@@ -1,11 +1,20 @@
-"""Pre-training instances: an own file format, and Google's TFRecord files without TensorFlow.
+"""Pre-training instances in files: this project's format, and Google's TFRecord files.
 
-A row is a dict under the names of Google's features, without their padding: input_ids, input_mask,
-segment_ids [tokens], masked_lm_positions, masked_lm_ids, masked_lm_weights [masked],
-next_sentence_labels [1]; int32, the weights float32. An instance file is, in little-endian:
-HEADER; where each row's words begin, uint64 [rows + 1]; the CRC-32C of each BLOCK rows' words,
-uint32; the words, uint16 or uint32, of each row: first token of segment B, next-sentence label,
-number of masked positions, these positions, the ids that were there, the row's token ids.
+Reading either format takes no TensorFlow. A row is a dict under the names of Google's features,
+without their padding, int32 except for the weights, which are float32:
+
+    input_ids, input_mask, segment_ids                      [tokens]
+    masked_lm_positions, masked_lm_ids, masked_lm_weights   [masked]
+    next_sentence_labels                                    [1]
+
+An instance file is little-endian and consists of:
+
+    HEADER
+    where the numbers of each row begin, uint64 [rows + 1]
+    the CRC-32C of the numbers of each BLOCK rows, uint32
+    the numbers of each row, uint16 or uint32: the first position of segment B, the next-sentence
+    label, the number of masked positions, these positions, the original ids at these positions,
+    and the token ids of the row
 """
 
 import contextlib
@@ -13,6 +22,7 @@ import mmap
 import os
 import struct
 from array import array
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -21,90 +31,125 @@ from crc32c import crc32c
 
 from files import atomic_write
 
-# MAGIC, rows, SETTINGS, bytes of a word, CRC-32C of all that stands before the words.
-HEADER, MAGIC, BLOCK = struct.Struct("<8sQ5I"), b"BERTins1", 256
+# MAGIC, number of rows, max_seq_length, max_predictions_per_seq, vocab_size, bytes per number, and
+# the CRC-32C of everything before the numbers (without these four bytes).
+HEADER = struct.Struct("<8sQ5I")
+MAGIC = b"BERTins1"
+BLOCK = 256  # rows under one checksum
 FEATURES = {"input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
             "masked_lm_weights", "next_sentence_labels"}  # fmt: skip
-SETTINGS = ("max_seq_length", "max_predictions_per_seq", "vocab_size")
-SHARD = 2**20  # rows whose order is drawn together: it takes 8 MB
-OPEN_FILES = 4  # at a time
+SHARD = 2**20  # rows that are shuffled together; their order takes 8 MB
+OPEN_FILES = 4  # files of `Instances` that are open at the same time
 
 
 def encode_instance(
-    input_ids, segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label
-):
-    """The words of a row, from lists or arrays: 1-D uint16, or uint32 where an id needs it."""
-    first = list(segment_ids).count(0)
-    words = [first, int(next_sentence_label), len(masked_lm_ids)]
-    words += [*masked_lm_positions, *masked_lm_ids, *input_ids]
-    if min(words) < 0 or 0 in segment_ids[first:]:
-        raise ValueError(
-            "an instance has segment ids 0, then 1, and no id below 0; not so this one"
-        )
-    return np.array(words, "<u2" if max(words) < 2**16 else "<u4")
+    input_ids: Sequence[int],
+    segment_ids: Sequence[int],
+    masked_lm_positions: Sequence[int],
+    masked_lm_ids: Sequence[int],
+    next_sentence_label: int,
+) -> np.ndarray:
+    """The numbers of a row as they are written: 1-D uint16, or uint32 where an id needs it.
+
+    Raises ValueError for numbers that the format cannot hold.
+    """
+    start_of_b = list(segment_ids).count(0)
+    numbers = [start_of_b, int(next_sentence_label), len(masked_lm_ids)]
+    numbers += [*masked_lm_positions, *masked_lm_ids, *input_ids]
+    if min(numbers) < 0 or 0 in segment_ids[start_of_b:]:
+        raise ValueError("an instance needs segment ids 0, then 1, and no number below 0")
+    return np.array(numbers, "<u2" if max(numbers) < 2**16 else "<u4")
 
 
-def write_instances(path, packed, max_seq_length, max_predictions_per_seq, vocab_size):
-    """Writes a list of `encode_instance`s; aside first, then renamed."""
-    offsets = np.cumsum([0, *map(len, packed)], dtype="<u8")
-    words = np.concatenate([np.zeros(0, "<u2"), *packed])
-    crcs = [crc32c(block) for block in np.split(words, offsets[BLOCK:-1:BLOCK])]
-    index = offsets.tobytes() + np.array(crcs, "<u4").tobytes()
-    values = max_seq_length, max_predictions_per_seq, vocab_size
-    head = HEADER.pack(MAGIC, len(packed), *values, words.itemsize, 0)[:-4]
-    with atomic_write(path, "wb", len(head) + 4 + len(index) + words.nbytes) as file:
-        file.write(head + crc32c(index, crc32c(head)).to_bytes(4, "little") + index)
-        file.write(words)
+def write_instances(
+    path: str | os.PathLike,
+    encoded: list[np.ndarray],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+    vocab_size: int,
+) -> None:
+    """Writes rows from `encode_instance` as an instance file, completely or not at all.
+
+    Raises OSError where the file cannot be written.
+    """
+    offsets = np.cumsum([0, *map(len, encoded)], dtype="<u8")
+    numbers = np.concatenate([np.zeros(0, "<u2"), *encoded])  # uint32 if one of the rows is
+    blocks = np.split(numbers, offsets[BLOCK:-1:BLOCK])
+    checksums = np.array([crc32c(block) for block in blocks], "<u4")
+    index = offsets.tobytes() + checksums.tobytes()
+
+    settings = max_seq_length, max_predictions_per_seq, vocab_size
+    head = HEADER.pack(MAGIC, len(encoded), *settings, numbers.itemsize, 0)[:-4]
+    crc = crc32c(index, crc32c(head)).to_bytes(4, "little")
+    with atomic_write(path, "wb", len(head + crc + index) + numbers.nbytes) as file:
+        file.write(head + crc + index)
+        file.write(numbers)
 
 
 class InstanceFile:
-    """An instance file, memory-mapped: `len(file)` rows, `file[i]`, and the SETTINGS as attributes.
+    """An instance file, memory-mapped: `len(file)` is its number of rows, `file[i]` is a row.
 
-    Checksums are verified: the index's at once, a block's when its first row is read. Raises
+    `max_seq_length`, `max_predictions_per_seq` and `vocab_size` are those it was made with;
+    `checksum` covers the index, which holds the checksums of all blocks, and thus the whole file.
+    The index is verified when the file is opened, a block when its first row is read. Raises
     OSError, or ValueError for a file that is damaged or of another kind.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         with open(path, "rb") as file:
             head = file.read(HEADER.size)
-        magic, rows, *values, itemsize, crc = HEADER.unpack(head.ljust(HEADER.size))
+        magic, rows, *settings, itemsize, crc = HEADER.unpack(head.ljust(HEADER.size))
         if magic != MAGIC:
-            raise ValueError(f"{path}: no instance file; create_pretraining_data.py makes them")
+            raise ValueError(
+                f"{path} is not an instance file: create one with create_pretraining_data.py"
+            )
+
         data = np.memmap(path, "u1", "r").view(np.ndarray)
-        crcs = HEADER.size + 8 * (rows + 1)
-        start = crcs + 4 * (max(rows - 1, 0) // BLOCK + 1)
+        end_of_offsets = HEADER.size + 8 * (rows + 1)
+        num_blocks = max(rows - 1, 0) // BLOCK + 1  # A file without rows has one empty block.
+        start = end_of_offsets + 4 * num_blocks
+
+        # Verify the index before any number in it is used.
         whole = start <= len(data) and itemsize in (2, 4)
         whole = whole and crc32c(data[HEADER.size : start], crc32c(head[:-4])) == crc
-        if not whole or start + int(data[crcs - 8 : crcs].view("<u8")[0]) * itemsize != len(data):
-            raise ValueError(f"{path}: damaged or cut short; make it again")
-        self.__dict__.update(zip(SETTINGS, values))
-        self.checksum = crc  # of the index with the blocks' checksums, and so of all
-        self._offsets = data[HEADER.size : crcs].view("<u8")
-        self._crcs = data[crcs:start].view("<u4")
-        self._words, self._verified = data[start:].view(f"<u{itemsize}"), set()
+        if whole:
+            num_numbers = int(data[end_of_offsets - 8 : end_of_offsets].view("<u8")[0])
+            whole = start + num_numbers * itemsize == len(data)
+        if not whole:
+            raise ValueError(f"{path} is damaged or cut short: create it again")
+
+        self.max_seq_length, self.max_predictions_per_seq, self.vocab_size = settings
+        self.checksum = crc
+        self._offsets = data[HEADER.size : end_of_offsets].view("<u8")
+        self._checksums = data[end_of_offsets:start].view("<u4")
+        self._numbers = data[start:].view(f"<u{itemsize}")
+        self._verified = set()  # the numbers of the blocks that have been read
 
     def __len__(self):
         return len(self._offsets) - 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index} of {len(self)}")
-        block, offsets = index // BLOCK, self._offsets
+        offsets = self._offsets
+        block = index // BLOCK
         if block not in self._verified:
             end = min((block + 1) * BLOCK, len(self))
-            if crc32c(self._words[offsets[block * BLOCK] : offsets[end]]) != self._crcs[block]:
-                raise ValueError(f"{self.path}: damaged near row {index}; make it again")
+            numbers = self._numbers[offsets[block * BLOCK] : offsets[end]]
+            if crc32c(numbers) != self._checksums[block]:
+                raise ValueError(f"{self.path} is damaged near row {index}: create it again")
             self._verified.add(block)
-        words = self._words[offsets[index] : offsets[index + 1]].astype(np.int32)
-        first, label, masked = words[:3].tolist() if len(words) > 2 else (0, 0, -1)
-        if not 0 <= masked <= (len(words) - 3) // 2:
-            raise ValueError(f"{self.path}: row {index} is no instance; make the file again")
-        positions, ids, input_ids = np.split(words[3:], [masked, 2 * masked])
+
+        numbers = self._numbers[offsets[index] : offsets[index + 1]].astype(np.int32)
+        start_of_b, label, masked = numbers[:3].tolist() if len(numbers) > 2 else (0, 0, -1)
+        if not 0 <= masked <= (len(numbers) - 3) // 2:
+            raise ValueError(f"{self.path}: row {index} is not an instance: create the file again")
+        positions, ids, input_ids = np.split(numbers[3:], [masked, 2 * masked])
         return {
             "input_ids": input_ids,
             "input_mask": np.ones_like(input_ids),
-            "segment_ids": (np.arange(len(input_ids)) >= first).astype(np.int32),
+            "segment_ids": (np.arange(len(input_ids)) >= start_of_b).astype(np.int32),
             "masked_lm_positions": positions,
             "masked_lm_ids": ids,
             "masked_lm_weights": np.ones(masked, np.float32),
@@ -115,136 +160,172 @@ class InstanceFile:
 class TFRecordFile:
     """An uncompressed TFRecord file of Google's create_pretraining_data.py, memory-mapped.
 
-    As an InstanceFile; where its records begin is found by going from one to the next, at the
-    start, and their checksums are verified when they are read. `vocab_size` is None: it is not
-    known. Raises OSError, or ValueError with the number of a record that is damaged or of another
-    kind.
+    It is used like an InstanceFile. The format has no index, so opening a file walks through its
+    records to find where each one begins; the checksum of a record is verified when it is read.
+    `vocab_size` is None, because the file does not say it. Raises OSError, or ValueError with the
+    number of a record that is damaged or of another kind.
     """
 
-    def __init__(self, path):
-        self.path, self.vocab_size = os.fspath(path), None
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self.vocab_size = None
         with open(path, "rb") as file:
-            empty = not os.fstat(file.fileno()).st_size
+            empty = not os.fstat(file.fileno()).st_size  # An empty file cannot be mapped.
             self._data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._starts, self.checksum, start = array("Q"), 0, 0
+
+        # A record: the size of its data, 8 bytes; their checksum, 4; the data; their checksum, 4.
+        self._starts = array("Q")
+        self.checksum = 0  # of the records' own checksums
+        start = 0
         while start < len(self._data):
-            with self._telling(len(self)):
-                size = int.from_bytes(_checked(self._data[start : start + 12]), "little")
+            with self._naming_record(len(self)):
+                size = int.from_bytes(_verified(self._data[start : start + 12]), "little")
                 if start + size + 16 > len(self._data):
                     raise ValueError("cut short")
             self._starts.append(start)
             start += size + 16
             self.checksum = crc32c(self._data[start - 4 : start], self.checksum)
-        padded = self._padded(0) if len(self) else {}
-        self.max_seq_length = len(padded.get("input_ids", ()))
-        self.max_predictions_per_seq = len(padded.get("masked_lm_ids", ()))
+
+        # Google pads all records alike, so the first one shows the lengths.
+        first = self._padded_row(0) if len(self) else {}
+        self.max_seq_length = len(first.get("input_ids", ()))
+        self.max_predictions_per_seq = len(first.get("masked_lm_ids", ()))
 
     def __len__(self):
         return len(self._starts)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: record {index} of {len(self)}")
-        row = self._padded(index)
-        masked, tokens = (np.count_nonzero(row[k]) for k in ("masked_lm_weights", "input_mask"))
-        # Google pads both kinds at their ends.
-        return {k: v[: masked if k.startswith("masked") else tokens] for k, v in row.items()}
+        row = self._padded_row(index)
+        masked = np.count_nonzero(row["masked_lm_weights"])
+        tokens = np.count_nonzero(row["input_mask"])
+        # Google pads both kinds of features at their ends.
+        return {
+            name: values[: masked if name.startswith("masked") else tokens]
+            for name, values in row.items()
+        }
 
-    def _padded(self, index):
+    def _padded_row(self, index):
+        """Record `index` as it was written."""
         start = self._starts[index]
         end = self._starts[index + 1] if index + 1 < len(self) else len(self._data)
-        with self._telling(index):
-            row = _example(_checked(self._data[start + 12 : end]))
-            if missing := FEATURES - row.keys():
-                raise ValueError(f"no pre-training instance: it has no {min(missing)}")
+        with self._naming_record(index):
+            row = _example(_verified(self._data[start + 12 : end]))
+            missing = FEATURES - row.keys()
+            if missing:
+                raise ValueError(f"not a pre-training instance: {min(missing)} is missing")
         return row
 
     @contextlib.contextmanager
-    def _telling(self, number):
+    def _naming_record(self, number):
+        """Adds the file and the record to errors."""
         try:
             yield
         except (ValueError, IndexError) as error:
             raise ValueError(f"{self.path}: record {number}: {error}") from None
 
 
-def open_instances(path):
-    """The InstanceFile or TFRecordFile that `path` is."""
+def open_instances(path: str | os.PathLike) -> InstanceFile | TFRecordFile:
+    """Opens a file of instances in either format. Raises as its class does."""
     with open(path, "rb") as file:
-        ours = file.read(len(MAGIC)) == MAGIC
-    return InstanceFile(path) if ours else TFRecordFile(path)
+        magic = file.read(len(MAGIC))
+    return InstanceFile(path) if magic == MAGIC else TFRecordFile(path)
 
 
 class Instances:
-    """The rows of many files as one sequence, of which only those asked for are read.
+    """The rows of many files as one sequence, read only as far as they are asked for.
 
-    paths, rows, checksums   of each file: its name, its number of rows, its `checksum`
-    shards                   numbers of rows whose order is drawn together, at most SHARD
-    fingerprint              a checksum of all
-    self[i]                  the row, as `checked_row` gives it
+    paths, rows, checksums   each file's name, number of rows, and `checksum`
+    shards                   the sizes of the runs of rows that are shuffled together, at most SHARD
+    fingerprint              a checksum of all files
+    self[i]                  a row, as `checked_row` returns it
     """
 
-    def __init__(self, paths, rows, checksums, vocab_size):
-        self.paths, self.vocab_size, self._ends = paths, vocab_size, np.cumsum(rows)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        rows: Sequence[int],
+        checksums: Iterable[int],
+        vocab_size: int,
+    ):
+        self.paths = paths
+        self.vocab_size = vocab_size
         self.shards = [
             min(SHARD, number - start) for number in rows for start in range(0, number, SHARD)
         ]
         self.fingerprint = crc32c(np.array([rows, checksums], "<u8").tobytes())
+        self._ends = np.cumsum(rows)
         self._open = lru_cache(OPEN_FILES)(open_instances)
 
     def __len__(self):
         return int(self._ends[-1])
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> SimpleNamespace:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         file = self._open(self.paths[number])
-        return checked_row(file, int(index - self._ends[number]) + len(file), self.vocab_size)
+        start = self._ends[number] - len(file)
+        return checked_row(file, int(index - start), self.vocab_size)
 
 
-def checked_row(file, index, vocab_size):
-    """Row `index` of an InstanceFile or TFRecordFile as a namespace of its features.
+def checked_row(file: InstanceFile | TFRecordFile, index: int, vocab_size: int) -> SimpleNamespace:
+    """Row `index` of a file as a namespace of its features.
 
-    Raises ValueError where a number in it is beyond its range, as an id of another vocabulary is,
-    or where its features do not belong together.
+    Raises ValueError for a number that is out of range, such as an id of another vocabulary, and
+    for features whose lengths do not match.
     """
     row = SimpleNamespace(**file[index])
-    tokens, masked = len(row.input_ids), len(row.masked_lm_ids)
-    sizes = [len(values) for name, values in sorted(vars(row).items())]
-    if sizes != [tokens, tokens, masked, masked, masked, 1, tokens] or not tokens:
-        raise ValueError(f"{file.path}: row {index}: its features differ in length")
+    tokens = len(row.input_ids)
+    masked = len(row.masked_lm_ids)
+    lengths = [len(values) for _, values in sorted(vars(row).items())]
+    # In alphabetical order: input_ids, input_mask, masked_lm_ids, masked_lm_positions,
+    # masked_lm_weights, next_sentence_labels, segment_ids.
+    if lengths != [tokens, tokens, masked, masked, masked, 1, tokens] or not tokens:
+        raise ValueError(f"{file.path}: row {index}: the lengths of its features do not match")
+
     limits = {
-        "input_ids": vocab_size, "masked_lm_ids": vocab_size, "segment_ids": 2,
-        "masked_lm_positions": len(row.input_ids), "next_sentence_labels": 2,
-    }  # fmt: skip
+        "input_ids": vocab_size,
+        "masked_lm_ids": vocab_size,
+        "segment_ids": 2,
+        "masked_lm_positions": tokens,
+        "next_sentence_labels": 2,
+    }
     for name, limit in limits.items():
-        values = getattr(row, name).view("u4")  # unsigned: what is below 0 is beyond too
+        values = getattr(row, name).view("u4")  # Unsigned, so that negative numbers are too large.
         if len(values) and values.max() >= limit:
             worst = getattr(row, name)[values.argmax()]
             raise ValueError(
                 f"{file.path}: row {index}: {worst} in {name} is not in 0..{limit - 1}: "
-                f"these instances are of another model"
+                f"these instances were made for another model"
             )
     return row
 
 
-def _checked(data):
-    """`data` without its last four bytes, if these are TFRecord's masked checksum of the rest."""
+def _verified(data):
+    """`data` without its last four bytes, which must be TFRecord's masked checksum of the rest."""
     crc = crc32c(data[:-4])
     if int.from_bytes(data[-4:], "little") != ((crc >> 15 | crc << 17) + 0xA282EAD8) & (2**32 - 1):
-        raise ValueError("damaged, cut short, or this is no uncompressed TFRecord file")
+        raise ValueError("damaged, cut short, or not of an uncompressed TFRecord file")
     return data[:-4]
 
 
 def _example(data):
-    """The FEATURES of a serialized tf.train.Example, a map of packed lists, as a dict of arrays."""
+    """The FEATURES of a serialized tf.train.Example, as a dict of arrays.
+
+    An Example contains Features, a map, whose entries are fields 1 (name) and 2 (Feature). A
+    Feature is a list in field 2 (floats) or 3 (integers); the values in it are packed.
+    """
     row = {}
-    for _, entry in [entry for _, features in _fields(data) for entry in _fields(features)]:
-        (_, name), (_, feature) = _fields(entry)
-        if name.decode() in FEATURES:
-            ((kind, values),) = _fields(feature)  # 2: floats; 3: integers
-            packed = b"".join(part for _, part in _fields(values))
-            row[name.decode()] = np.frombuffer(packed, "<f4") if kind == 2 else _integers(packed)
+    for _, features in _fields(data):
+        for _, entry in _fields(features):
+            (_, name), (_, feature) = _fields(entry)
+            name = name.decode()
+            if name in FEATURES:
+                ((kind, values),) = _fields(feature)
+                packed = b"".join(part for _, part in _fields(values))
+                row[name] = np.frombuffer(packed, "<f4") if kind == 2 else _integers(packed)
     return row
 
 
@@ -252,6 +333,7 @@ def _fields(data):
     """Yields (number, bytes) for each field of a protobuf message whose fields are all bytes."""
     start = 0
     while start < len(data):
+        # The tag is one byte here: the numbers of the fields are small.
         end = start + 1
         while data[end] > 127:
             end += 1
@@ -261,11 +343,12 @@ def _fields(data):
 
 
 def _integers(packed):
-    """Protobuf's varints as int32: 7 bits a byte, the lowest first; a last byte is below 128."""
+    """Protobuf's varints as int32: 7 bits a byte, the lowest first, the last byte below 128."""
     packed = np.frombuffer(packed, "u1")
-    if packed.max(initial=0) < 128:  # a byte each
+    if packed.max(initial=0) < 128:  # All numbers are of one byte, as in masks and segment ids.
         return packed.astype(np.int32)
     ends = np.flatnonzero(packed < 128) + 1
     starts = np.append(0, ends[:-1])
+    # The place of each byte within its number decides how far it is shifted.
     shifts = 7 * (np.arange(len(packed)) - np.repeat(starts, np.diff(ends, prepend=0)))
     return np.add.reduceat((packed & np.int64(127)) << shifts, starts).astype(np.int32)

@@ -157,7 +157,7 @@ from modeling import (
     BertForSequenceClassification,
     classification_loss,
     load_weights,
-    moved,
+    to_device,
 )
 from tokenization import FullTokenizer
 
@@ -188,7 +188,7 @@ def example_losses(logits, labels):
     """Each example's loss, [B, labels], [B] -> [B]: the squared error where there is one output."""
     if logits.shape[1] > 1:
         return classification_loss(logits, labels)
-    return (logits[:, 0] - moved(labels, logits.device)) ** 2
+    return (logits[:, 0] - to_device(labels, logits.device)) ** 2
 
 
 def compute_loss(model, batch):

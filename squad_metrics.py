@@ -2,9 +2,10 @@
 
     python squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]
 
-DATASET is a SQuAD file, PREDICTIONS one JSON object of question id to answer, NULL_ODDS the same of
-question id to score. Prints one JSON object. The rules are those of SQuAD's evaluate-v1.1.py and
-evaluate-v2.0.py; a dataset whose questions carry `is_impossible` is scored by the second.
+DATASET is a SQuAD file. PREDICTIONS is a JSON object that maps question ids to answers, NULL_ODDS
+one that maps question ids to scores. Prints the figures as a JSON object. The rules are those of
+SQuAD's evaluate-v1.1.py and evaluate-v2.0.py; a dataset whose questions have the field
+`is_impossible` is scored by those of 2.0.
 """
 
 import argparse
@@ -13,116 +14,171 @@ import re
 import string
 import sys
 from collections import Counter
-from itertools import accumulate
 
-NA_PROB_THRESH = 1.0  # the 2.0 script's default: null odds above it count as the answer ""
-
-
-def normalize_answer(text):
-    """Lower-cases, then drops punctuation, then articles, then superfluous white space."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+# The default of evaluate-v2.0.py: a question whose null odds exceed it counts as answered "".
+NA_PROB_THRESH = 1.0
 
 
-def exact_match_score(prediction, ground_truth):
-    """1 where both are the same text once normalized, else 0."""
+def normalize_answer(text: str) -> str:
+    """Lower-cases; then removes punctuation, then articles, then superfluous white space."""
+    text = "".join(char for char in text.lower() if char not in string.punctuation)
+    text = re.sub(r"\b(a|an|the)\b", " ", text)
+    return " ".join(text.split())
+
+
+def exact_match_score(prediction: str, ground_truth: str) -> int:
+    """1 if both are the same text once normalized, else 0."""
     return int(normalize_answer(prediction) == normalize_answer(ground_truth))
 
 
-def f1_score(prediction, ground_truth):
-    """Harmonic mean of precision and recall over the two bags of normalized words (as 1.1)."""
-    predicted, wanted = normalize_answer(prediction).split(), normalize_answer(ground_truth).split()
+def f1_score(prediction: str, ground_truth: str) -> float:
+    """Harmonic mean of precision and recall over the two bags of normalized words (as in 1.1)."""
+    predicted = normalize_answer(prediction).split()
+    wanted = normalize_answer(ground_truth).split()
+
     num_same = sum((Counter(predicted) & Counter(wanted)).values())
     if num_same == 0:
         return 0
-    precision, recall = num_same / len(predicted), num_same / len(wanted)
+    precision = num_same / len(predicted)
+    recall = num_same / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
 
-def evaluate(dataset, predictions, null_odds=None):
+def evaluate(
+    dataset: dict, predictions: dict[str, str], null_odds: dict[str, float] | None = None
+) -> dict[str, float]:
     """Scores `predictions` (question id to text) on a parsed SQuAD file.
 
-    Returns `exact_match`, `f1`, `total` for 1.1; for 2.0 `exact`, `f1`, `total`, the same for the
-    answerable and the other questions as `HasAns_…` and `NoAns_…`, and with `null_odds` (question
-    id to score) `best_exact`, `best_f1` and their `…_thresh`. A question without prediction scores
-    0; how many there are is printed to stderr. Raises ValueError with what is wrong in its inputs.
+    For SQuAD 1.1, returns `exact_match`, `f1` and `total`. For 2.0, returns `exact`, `f1` and
+    `total`, the same for the answerable and the unanswerable questions as `HasAns_…` and `NoAns_…`,
+    and with `null_odds` (question id to score) also `best_exact`, `best_f1` and their `…_thresh`.
+    Scores are percentages. A question without a prediction scores 0; the number of these is printed
+    to stderr.
+
+    Raises ValueError if the dataset, the predictions or the null odds are not what is expected.
     """
     questions = _questions(dataset)
-    _check_values("predictions must give each question id a text", predictions, str)
-    unanswered = sum(qas_id not in predictions for qas_id in questions)
-    if unanswered:
-        print(f"{unanswered} of {len(questions)} questions are unanswered: 0", file=sys.stderr)
+    _check_mapping("predictions", predictions, str, "text")
+    num_missing = sum(qas_id not in predictions for qas_id in questions)
+    if num_missing:
+        print(
+            f"{num_missing} of {len(questions)} questions have no prediction and score 0",
+            file=sys.stderr,
+        )
 
     version_2 = any("is_impossible" in qa for qa in questions.values())
-    exact, f1 = dict.fromkeys(questions, 0), dict.fromkeys(questions, 0)
+    exact = dict.fromkeys(questions, 0)
+    f1 = dict.fromkeys(questions, 0)
     for qas_id, qa in questions.items():
         truths = [answer["text"] for answer in qa["answers"]]
         if version_2:
+            # As evaluate-v2.0.py: only answers with words count, and without any the answer is "".
             truths = [text for text in truths if normalize_answer(text)] or [""]
         elif not truths:
             raise ValueError(f"question {qas_id!r} of the dataset has no answer to compare with")
+
         if qas_id in predictions:
-            exact[qas_id] = max(exact_match_score(predictions[qas_id], t) for t in truths)
-            f1[qas_id] = max(f1_score(predictions[qas_id], t) for t in truths)
-            if version_2:  # its F1 of two texts without words is 1: both say "no answer"
+            prediction = predictions[qas_id]
+            exact[qas_id] = max(exact_match_score(prediction, truth) for truth in truths)
+            f1[qas_id] = max(f1_score(prediction, truth) for truth in truths)
+            if version_2:
+                # As evaluate-v2.0.py: F1 is 1 if neither text has any words: both say "no answer".
                 f1[qas_id] = max(f1[qas_id], exact[qas_id])
+
     if version_2:
         return _summarize_2(questions, exact, f1, predictions, null_odds)
     if null_odds:
-        raise ValueError("null odds belong to SQuAD 2.0, and the dataset is SQuAD 1.1")
+        raise ValueError("null odds are for SQuAD 2.0, but the dataset is SQuAD 1.1")
     return _means({"exact_match": exact, "f1": f1}, questions)
 
 
 def _summarize_2(questions, exact, f1, predictions, null_odds):
-    # As the 2.0 script: the list of answers says whether a question has any, not `is_impossible`.
+    """The result of `evaluate` for version 2.0, from the scores of each question."""
+    # As evaluate-v2.0.py: a question has an answer if its list of answers is not empty, whatever
+    # `is_impossible` says.
     has_answer = {qas_id: bool(qa["answers"]) for qas_id, qa in questions.items()}
-    scores, best = {"exact": exact, "f1": f1}, {}
+    scores = {"exact": exact, "f1": f1}
+
+    best = {}
     if null_odds:
-        _check_values("null odds must give each question id a number", null_odds, (int, float))
+        _check_mapping("null odds", null_odds, (int, float), "number")
         answered = questions.keys() & predictions
         if not answered <= null_odds.keys():
             raise ValueError(f"the null odds lack question {min(answered - null_odds.keys())!r}")
-        # Stable, in the file's order: among equal odds the 2.0 script's threshold depends on it.
-        ids = sorted((qas_id for qas_id in null_odds if qas_id in answered), key=null_odds.get)
+
+        # The sort is stable, from the order of the null odds file: where odds are equal, the
+        # threshold that evaluate-v2.0.py finds depends on that order.
+        ids = [qas_id for qas_id in null_odds if qas_id in answered]
+        ids.sort(key=null_odds.get)
         for name, values in scores.items():
-            # Nothing is answered at first, then one question more: it brings its score, or where
-            # there is no answer it costs the point of having said so.
-            gains = [values[i] if has_answer[i] else -bool(predictions[i]) for i in ids]
-            totals = list(accumulate(gains, initial=sum(not has_answer[i] for i in ids)))
-            answers = totals.index(max(totals))
-            best[f"best_{name}"] = 100.0 * totals[answers] / len(questions)
-            best[f"best_{name}_thresh"] = null_odds[ids[answers - 1]] if answers else 0.0
+            total, threshold = _best_threshold(ids, values, has_answer, predictions, null_odds)
+            best[f"best_{name}"] = 100.0 * total / len(questions)
+            best[f"best_{name}_thresh"] = threshold
+
         for qas_id in ids:
             if null_odds[qas_id] > NA_PROB_THRESH:
-                exact[qas_id] = f1[qas_id] = int(not has_answer[qas_id])
+                score = int(not has_answer[qas_id])
+                exact[qas_id] = score
+                f1[qas_id] = score
+
     result = _means(scores, questions)
-    for prefix, kind in ("HasAns_", True), ("NoAns_", False):
-        ids = [qas_id for qas_id in questions if has_answer[qas_id] is kind]
-        result |= _means(scores, ids, prefix) if ids else {}
+    answerable = [qas_id for qas_id in questions if has_answer[qas_id]]
+    unanswerable = [qas_id for qas_id in questions if not has_answer[qas_id]]
+    if answerable:
+        result |= _means(scores, answerable, "HasAns_")
+    if unanswerable:
+        result |= _means(scores, unanswerable, "NoAns_")
     return result | best
 
 
+def _best_threshold(ids, scores, has_answer, predictions, null_odds):
+    """The highest total score that a threshold on the null odds can reach, and that threshold.
+
+    `ids` are sorted by null odds. Raising the threshold past a question's null odds means giving
+    its prediction instead of "".
+    """
+    # With no prediction given, every question without an answer scores 1.
+    total = sum(not has_answer[qas_id] for qas_id in ids)
+    best_total = total
+    threshold = 0.0
+    for qas_id in ids:
+        if has_answer[qas_id]:
+            total += scores[qas_id]
+        elif predictions[qas_id]:
+            total -= 1
+        if total > best_total:
+            best_total = total
+            threshold = null_odds[qas_id]
+    return best_total, threshold
+
+
 def _means(scores, ids, prefix=""):
-    means = {prefix + n: 100.0 * sum(s[i] for i in ids) / len(ids) for n, s in scores.items()}
-    return {**means, prefix + "total": len(ids)}
+    """The mean of each score over the questions `ids`, in percent, and their number."""
+    means = {}
+    for name, values in scores.items():
+        means[prefix + name] = 100.0 * sum(values[qas_id] for qas_id in ids) / len(ids)
+    means[prefix + "total"] = len(ids)
+    return means
 
 
 def _questions(dataset):
-    """Question id to question, in the file's order."""
+    """Question id to question, in the file's order. Raises ValueError if it is not SQuAD."""
     try:
         paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
         questions = {qa["id"]: qa for paragraph in paragraphs for qa in paragraph["qas"]}
+        # Joining fails with a TypeError if any answer is not a text.
         "".join(answer["text"] for qa in questions.values() for answer in qa["answers"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the dataset is not SQuAD with answers ({error!r})") from None
+        raise ValueError(f"the dataset is not a SQuAD file with answers ({error!r})") from None
     if not questions:
         raise ValueError("the dataset has no questions")
     return questions
 
 
-def _check_values(what, values, kinds):
+def _check_mapping(name, values, kinds, kind_name):
+    """Raises ValueError unless `values` is a dict whose values are all of `kinds`."""
     if not isinstance(values, dict) or not all(isinstance(v, kinds) for v in values.values()):
-        raise ValueError(f"the {what}, as one JSON object")
+        raise ValueError(f"the {name} must be a JSON object that maps each id to a {kind_name}")
 
 
 def _load_json(path):

@@ -17,7 +17,7 @@ import time  # noqa: E402
 import torch  # noqa: E402
 from contenders import by_kind, features_of, ours, training_batches  # noqa: E402
 
-import packing  # noqa: E402
+import modeling  # noqa: E402
 
 # Kinds of operations by their names; the first that fits.
 KINDS = {
@@ -63,13 +63,13 @@ def measure(task, dtype, batches):
 
 
 def main():
-    words = packing.random_int16
+    words = modeling.random_int16
 
     def recorded(count):
         with torch.profiler.record_function("random words"):
             return words(count)
 
-    packing.random_int16 = recorded
+    modeling.random_int16 = recorded
     rounds, figures = 3 if args.quick else args.rounds, []
     for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
         batches, _ = training_batches(task, features_of(task), rounds)

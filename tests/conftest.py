@@ -1,34 +1,33 @@
-"""Where the tests find what is not part of the project, and what they share.
+"""Fixtures that the test files share; plain functions are in helpers.py and its neighbours.
 
-A test that needs data asks for the fixture of its environment variable and is skipped, naming the
-variable, where that is not set:
+Some tests need data that is not part of the project. Each asks for the fixture of an environment
+variable and is skipped, with the variable's name, if that is not set:
 
     GLUE_DIR          a folder with MRPC/{train,dev,test}.tsv
     SQUAD_DIR         a folder with train-v1.1.json, dev-v1.1.json, …
     BERT_BASE_DIR     a TensorFlow BERT checkpoint: bert_model.ckpt.*, bert_config.json, vocab.txt
-    BERT_GOLDENS_DIR  what Google's own code computed (see README, "How the parity is proven")
+    BERT_GOLDENS_DIR  numbers that Google's own code computed
 """
 
 import json
 import os
-import subprocess
 import sys
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest.register_assert_rewrite("helpers", "model_helpers", "instance_rows")
+
+from helpers import ROOT, SAMPLES, Outcome, write_tiny_model  # noqa: E402
+
 sys.path.insert(0, str(ROOT))
 
-# Before PyTorch is loaded: what runs in this process has the bits of what `run` starts.
+# Set before PyTorch is loaded, so that a run in this process gives the same bits as one that
+# helpers.run starts.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Only test_gpu.py wants a GPU, and says how: the others have the same bits on any machine.
+# Hides GPUs, so that the tests give the same bits on any machine. Only test_gpu.py needs one; its
+# docstring says how to run it.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
-# Two threads that sleep while they wait: for the few runs of the real model.
-TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def pytest_configure(config):
@@ -36,6 +35,7 @@ def pytest_configure(config):
 
 
 def _folder(variable):
+    """The folder that an environment variable names; skips the test if the variable is not set."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"needs ${variable}, which is not set")
@@ -67,7 +67,7 @@ def goldens():
 
 @pytest.fixture(scope="session")
 def golden_tools(goldens):
-    """The reader of the golden files, which lies beside them."""
+    """The module that reads the golden files; it is stored beside them."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("golden_tools", goldens / "golden_tools.py")
@@ -76,44 +76,27 @@ def golden_tools(goldens):
     return module
 
 
-SAMPLES = ROOT / "samples"
-TINY = {
-    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 37,
-    "max_position_embeddings": 64, "type_vocab_size": 2,
-}  # fmt: skip
-
-
-def write_tiny_model(folder, **config):
-    """A folder with bert_config.json, a vocab.txt for the samples, and random encoder weights."""
-    import torch
-
+@pytest.fixture(scope="module")
+def pretrained(bert_dir):
+    """$BERT_BASE_DIR's BertForPreTraining, in evaluation mode and without gradients."""
+    from convert_tf_checkpoint_to_pytorch import load_tf_weights
     from modeling import BertConfig, BertForPreTraining
 
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(path.read_text("utf-8") for path in sorted(SAMPLES.glob("*/train*"))).lower()
-    letters = [char for char, _ in Counter("".join(text.split())).most_common(70)]
-    words = [word for word, _ in Counter(text.split()).most_common(60) if word.isalpha()]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocab = special + sorted({*letters, *words}) + sorted(f"##{letter}" for letter in letters)
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
-    config = BertConfig(**{"vocab_size": len(vocab), **TINY, **config})
-    (folder / "bert_config.json").write_text(config.to_json_string(), "utf-8")
-    torch.manual_seed(7)
-    weights = BertForPreTraining(config).bert.state_dict()
-    torch.save(
-        {f"bert.{name}": value for name, value in weights.items()}, folder / "pytorch_model.bin"
-    )
-    return folder
+    model = BertForPreTraining(BertConfig.from_json_file(bert_dir / "bert_config.json"))
+    unfilled, unused = load_tf_weights(model, str(bert_dir / "bert_model.ckpt"))
+    assert not unfilled and not any(name.startswith("cls") for name in unused)
+    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """A tiny uncased BERT of random weights, without heads; dropout is 0.1."""
+    """The folder of a tiny uncased BERT with random weights and no heads; dropout is 0.1."""
     return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")
 def tiny_model_without_dropout(tmp_path_factory):
+    """The same with no dropout."""
     return write_tiny_model(
         tmp_path_factory.mktemp("model_without_dropout"),
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -132,7 +115,7 @@ def mrpc(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def squad(tmp_path_factory):
-    """A folder with the first paragraph of each of the sample's three SQuAD files."""
+    """A folder with three SQuAD files: the first paragraph of each file in samples/SQuAD."""
     folder = tmp_path_factory.mktemp("SQuAD")
     for name in ("train-v1.1.json", "dev-v1.1.json", "dev-v2.0.json"):
         dataset = json.loads((SAMPLES / "SQuAD" / name).read_text("utf-8"))
@@ -142,30 +125,9 @@ def squad(tmp_path_factory):
     return folder
 
 
-def model_flags(folder):
-    return [
-        f"--vocab_file={folder / 'vocab.txt'}",
-        f"--bert_config_file={folder / 'bert_config.json'}",
-        f"--init_checkpoint={folder / 'pytorch_model.bin'}",
-    ]
-
-
-@dataclass
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    def ok(self):
-        assert self.status == 0, self.err or self.out
-        return self
-
-
 @pytest.fixture
 def call(monkeypatch, capfd):
-    """call(module, *flags): runs a script's command line in this process; returns an Outcome."""
+    """call(module, *flags) runs a script in this process with these flags; returns an Outcome."""
     import flags
 
     def call(module, *argv):
@@ -181,50 +143,3 @@ def call(monkeypatch, capfd):
         return Outcome(status, *capfd.readouterr())
 
     return call
-
-
-def start(*command, **options):
-    """Starts python with `command` on one thread; the project's folder is the current one."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} | options.pop("env", {})
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **options,
-    )  # fmt: skip
-
-
-def run(*command, timeout=120, **options):
-    """Runs python with `command` to its end; returns an Outcome."""
-    process = start(*command, **options)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return Outcome(process.returncode, out, err)
-
-
-def losses(output_dir):
-    """The loss of every step in the training log, whose steps are 1, 2, 3, …"""
-    lines = (output_dir / "training_log.jsonl").read_text("utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
-    return [entry["loss"] for entry in entries]
-
-
-def weights(output_dir):
-    import torch
-
-    return torch.load(output_dir / "pytorch_model.bin", weights_only=True)
-
-
-def assert_same_weights(one, other):
-    """Bit for bit."""
-    one, other = weights(one), weights(other)
-    assert one.keys() == other.keys()
-    different = [name for name in one if not one[name].equal(other[name])]
-    assert not different
-
-
-def results(output_dir):
-    """eval_results.txt as a dictionary of text."""
-    lines = (output_dir / "eval_results.txt").read_text("utf-8").splitlines()
-    return dict(line.split(" = ") for line in lines)

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
 from convert_tf_checkpoint_to_pytorch import (

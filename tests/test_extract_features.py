@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import model_flags, run, write_tiny_model
+from helpers import model_flags, run, write_tiny_model
 
 import extract_features
 

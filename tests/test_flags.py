@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from conftest import run
+from helpers import run
 
 import flags
 import run_classifier

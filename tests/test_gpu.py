@@ -12,14 +12,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES, assert_same_weights, losses, model_flags, run
-from test_modeling import HEADS, golden, pretrained, tiny, tiny_inputs, tiny_loss, worst
+from helpers import SAMPLES, assert_same_weights, losses, model_flags, run
+from model_helpers import HEADS, golden, tiny, tiny_inputs, tiny_loss, worst
 
 import checkpoint
 import run_classifier
 from optimization import create_optimizer
-
-__all__ = ["pretrained"]  # a fixture: pytest finds it by its name in this module
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(

@@ -1,79 +1,27 @@
-"""instances.py: many files as one sequence, TFRecord files at random, numbers out of range.
+"""instances.py: many files as one sequence, random access to TFRecord files, bad numbers.
 
-Both formats alone are tested with the script that makes them, in test_create_pretraining_data.py.
+Each format by itself is tested with the script that creates it, in test_create_pretraining_data.py.
 """
 
 import numpy as np
 import pytest
-from crc32c import crc32c
+from instance_rows import random_rows, write_tfrecord
 
 import instances
 from instances import InstanceFile, Instances, TFRecordFile, encode_instance, write_instances
-
-
-def random_rows(number, max_seq_length, max_predictions_per_seq, vocab_size, seed=0):
-    """Yields keyword arguments of encode_instance, in which every row is another one."""
-    draw = np.random.default_rng(seed)
-    for index in range(number):
-        tokens = draw.integers(5, max_seq_length + 1)
-        masked = draw.integers(1, min(tokens, max_predictions_per_seq) + 1)
-        ids = draw.integers(5, vocab_size, tokens)
-        yield {
-            "input_ids": [2, *ids[1:-1].tolist(), 3],
-            "segment_ids": (np.arange(tokens) > draw.integers(1, tokens - 1)).astype(int).tolist(),
-            "masked_lm_positions": np.sort(draw.permutation(tokens)[:masked]).tolist(),
-            "masked_lm_ids": draw.integers(5, vocab_size, masked).tolist(),
-            "next_sentence_label": index % 2,
-        }
-
-
-def varint(number):
-    low, rest = number & 127, number >> 7
-    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
-
-
-def field(number, data):
-    return bytes([number << 3 | 2]) + varint(len(data)) + data
-
-
-def checked(data):
-    crc = crc32c(data)
-    return data + (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
-
-
-def write_tfrecord(path, rows, max_seq_length, max_predictions_per_seq):
-    """What Google's writer makes of the rows: TFRecords of tf.train.Example, padded with 0."""
-    with open(path, "wb") as file:
-        for row in rows:
-            features = {
-                **row,
-                "input_mask": [1] * len(row["input_ids"]),
-                "masked_lm_weights": [1] * len(row["masked_lm_ids"]),
-                "next_sentence_labels": [row["next_sentence_label"]],
-            }
-            del features["next_sentence_label"]
-            entries = b""
-            for name, values in features.items():
-                length = max_predictions_per_seq if "masked" in name else max_seq_length
-                values = [*values, *[0] * ((1 if "next" in name else length) - len(values))]
-                if name == "masked_lm_weights":
-                    feature = field(2, field(1, np.array(values, "<f4").tobytes()))
-                else:
-                    feature = field(3, field(1, b"".join(map(varint, values))))
-                entries += field(1, field(1, name.encode()) + field(2, feature))
-            data = field(1, entries)
-            file.write(checked(len(data).to_bytes(8, "little")) + checked(data))
-
 
 SIZES = (3, 0, 11, 1, 7)
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Files in turn of ours and Google's, and the rows in them."""
-    rows, paths, start = list(random_rows(sum(SIZES), 37, 7, 500)), [], 0
+    """(paths, rows): files in our format and in Google's by turns, and the rows in all of them."""
+    rows = list(random_rows(sum(SIZES), 37, 7, 500))
+    paths = []
+    start = 0
     for number, size in enumerate(SIZES):
-        part, path = rows[start : start + size], tmp_path / str(number)
+        part = rows[start : start + size]
+        path = tmp_path / str(number)
         if number % 2:
             write_tfrecord(path, part, 37, 7)
         else:
@@ -94,13 +42,19 @@ def assert_row(found, row):
 
 def test_many_files_are_one_sequence(files, monkeypatch):
     paths, rows = files
-    opened, true = [], instances.open_instances
-    monkeypatch.setattr(instances, "open_instances", lambda path: opened.append(path) or true(path))
+    opened = []
+    open_file = instances.open_instances
+
+    def recording(path):
+        opened.append(path)
+        return open_file(path)
+
+    monkeypatch.setattr(instances, "open_instances", recording)
     monkeypatch.setattr(instances, "OPEN_FILES", 2)
     monkeypatch.setattr(instances, "SHARD", 4)
     sequence = Instances(paths, SIZES, range(5), 500)
     assert len(sequence) == 22 and not opened
-    # A long file is shards of its own, a file without rows is none.
+    # Files longer than SHARD are split; a file without rows gives no shard.
     assert sequence.shards == [3, 4, 4, 3, 1, 4, 3]
     for index, row in enumerate(rows):
         assert_row(sequence[index], row)
@@ -114,15 +68,18 @@ def test_many_files_are_one_sequence(files, monkeypatch):
 
 def test_the_fingerprint_is_that_of_the_content(files, tmp_path):
     paths, rows = files
-    open_all = lambda: [instances.open_instances(path) for path in paths]  # noqa: E731
-    before = [file.checksum for file in open_all()]
+
+    def checksums():
+        return [instances.open_instances(path).checksum for path in paths]
+
+    before = checksums()
     fingerprint = Instances(paths, SIZES, before, 500).fingerprint
     assert fingerprint == Instances(list(map(str, paths)), SIZES, before, 9).fingerprint
     rows[5]["masked_lm_ids"][0] += 1  # in a file of ours
     write_instances(paths[2], [encode_instance(**row) for row in rows[3:14]], 37, 7, 500)
     rows[14]["masked_lm_ids"][0] += 1  # in one of Google's
     write_tfrecord(paths[3], rows[14:15], 37, 7)
-    after = [file.checksum for file in open_all()]
+    after = checksums()
     assert [a != b for a, b in zip(before, after)] == [False, False, True, True, False]
     assert Instances(paths, SIZES, after, 500).fingerprint != fingerprint
 
@@ -147,7 +104,7 @@ def test_tfrecord_rows_at_random(tmp_path):
     "changes, message",
     (
         ({"input_ids": [2, 500, 3]}, "x: row 1: 500 in input_ids is not in 0..499: these instances "
-         "are of another model"),
+         "were made for another model"),
         ({"masked_lm_ids": [500]}, "x: row 1: 500 in masked_lm_ids is not in 0..499"),
         ({"masked_lm_positions": [3]}, "x: row 1: 3 in masked_lm_positions is not in 0..2"),
         ({"next_sentence_label": 2}, "x: row 1: 2 in next_sentence_labels is not in 0..1"),
@@ -166,7 +123,7 @@ def test_numbers_out_of_range(changes, message, ours, tmp_path):
         write_tfrecord(tmp_path / "x", rows, 37, 7)
         file = TFRecordFile(tmp_path / "x")
     elif "segment_ids" in changes:
-        pytest.skip("the format has no place for it")
+        pytest.skip("our format cannot hold such segment ids")
     else:
         write_instances(tmp_path / "x", [encode_instance(**row) for row in rows], 37, 7, 500)
         file = InstanceFile(tmp_path / "x")

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, model_flags, write_tiny_model
+from helpers import TINY, model_flags, write_tiny_model
 
 import checkpoint
 import run_classifier

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 MODULE = '''"""A short module.  It has two sentences, e.g. this one, and does little.
 

@@ -7,88 +7,39 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from model_helpers import (
+    BATCH,
+    HEADS,
+    TINY,
+    WIDTH,
+    golden,
+    ints,
+    tiny,
+    tiny_inputs,
+    tiny_loss,
+    worst,
+)
 from torch import nn
 
 import modeling
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from modeling import (
     MASKED_SCORE,
     BertConfig,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
-    BertModel,
     get_activation,
     load_weights,
     masked_lm_loss,
-    read_state_dict,
 )
-
-TINY = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
-    "max_position_embeddings": 11,
-    "type_vocab_size": 3,
-}
-BATCH, WIDTH = 13, 7
-HEADS = (BertForPreTraining, BertForSequenceClassification, BertForQuestionAnswering)
-
-
-def tiny(model=BertModel, dropout=0.0, seed=0, **changes):
-    probabilities = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    torch.manual_seed(seed)
-    return model(BertConfig(**{**TINY, **probabilities, **changes}))
-
-
-def tiny_inputs(seed=0):
-    """ids (of few words, so that they recur), types, mask of 13 sequences of 1 to 7 tokens."""
-    random = torch.Generator().manual_seed(seed)
-    ids, types = (
-        torch.randint(0, size, (BATCH, WIDTH), generator=random)
-        for size in (9, TINY["type_vocab_size"])
-    )
-    lengths = torch.randint(1, WIDTH + 1, (BATCH, 1), generator=random)
-    return ids, types, (torch.arange(WIDTH) < lengths).long()
-
-
-def tiny_loss(model):
-    """A loss that reads tokens only, in other places of each sequence."""
-    inputs = tiny_inputs()
-    targets = torch.arange(BATCH)
-    if isinstance(model, BertForSequenceClassification):
-        return model(*inputs, targets % model.num_labels)[0]
-    if isinstance(model, BertForQuestionAnswering):
-        return model(*inputs, targets % 2, targets % 3)[0]
-    positions = torch.stack([targets % 2, targets % 3], 1)
-    weights = inputs[2].gather(1, positions).float()
-    return model(*inputs, positions, positions + 5, weights, targets % 2)[0]
+from weights import read_state_dict
 
 
 def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def ints(arrays, *names):
-    return [torch.from_numpy(arrays[name]).long() for name in names]
-
-
-def worst(a, b):
-    a = a.detach().numpy() if isinstance(a, torch.Tensor) else a
-    return np.abs(a - b).max()
-
-
 # Google's numbers
-
-
-@pytest.fixture(scope="module")
-def pretrained(bert_dir):
-    model = BertForPreTraining(BertConfig.from_json_file(bert_dir / "bert_config.json"))
-    unfilled, unused = load_tf_weights(model, str(bert_dir / "bert_model.ckpt"))
-    assert not unfilled and not any(name.startswith("cls") for name in unused)
-    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -96,11 +47,6 @@ def computing_padding(pretrained):
     pretrained.bert.compute_padding = True
     yield pretrained
     pretrained.bert.compute_padding = False
-
-
-def golden(goldens, name):
-    arrays = dict(np.load(goldens / f"{name}.npz"))
-    return arrays, ints(arrays, "input_ids", "segment_ids", "input_mask")
 
 
 @pytest.mark.parametrize("padding", [False, True])
@@ -282,34 +228,46 @@ def test_packed_equals_computing_padding(head):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-7), name
 
 
-def plain_attention(qkv, packing, num_heads):
-    """Google's attention, on padded tensors, in as many steps as in modeling.py."""
-    padded = packing.unpack(qkv, 0.0)
-    query, key, value = padded.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
-    hidden = torch.zeros(packing.shape[0] * packing.shape[1]).fill_(MASKED_SCORE)
-    shown = torch.zeros_like(packing.source) if packing.bias is None else packing.bias
-    hidden[packing.source] = shown.float()
-    scores = scores + hidden.view(packing.shape)[:, None, None]
-    context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    return context.flatten(0, 1)[packing.source]
+def reference_attention(qkv, unpadding, num_heads):
+    """Attention by hand, one sequence of each head after another, in float64."""
+    attended = torch.ones(len(qkv), dtype=torch.bool)
+    if unpadding.hidden is not None:
+        attended = ~unpadding.hidden
+    context = []
+    for sequence, seen in zip(
+        qkv.double().split(unpadding.seqlens), attended.split(unpadding.seqlens)
+    ):
+        heads = []
+        for query, key, value in zip(*(x.chunk(num_heads, 1) for x in sequence.chunk(3, 1))):
+            scores = query @ key.T / query.shape[1] ** 0.5 + (~seen) * MASKED_SCORE
+            heads.append(scores.softmax(1) @ value)
+        context.append(torch.cat(heads, 1))
+    return torch.cat(context).float()
+
+
+ATTENTIONS = (
+    modeling.VarlenAttention.apply,
+    modeling.padded_attention,
+    modeling.plain_packed_attention,
+)
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("attention", [modeling.VarlenAttention.apply, modeling.padded_attention])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_equals_the_plain_formula(holes, attention):
     mask = tiny_inputs()[2]
     if holes:
         mask[0], mask[1], mask[2] = 0, torch.tensor([1, 0, 1, 0, 0, 1, 0]), 0
         mask[2, 3] = 1
-    packing = modeling.Packing(mask)
-    assert (packing.bias is not None) == holes
-    qkv = torch.randn(len(packing.source), 3 * 32, requires_grad=True)
-    context, wanted = attention(qkv, packing, 4, 0.0), plain_attention(qkv, packing, 4)
+    unpadding = modeling.Unpadding(mask)
+    assert (unpadding.hidden is not None) == holes
+    qkv = torch.randn(len(unpadding.indices), 3 * 32, requires_grad=True)
+    context = attention(qkv, unpadding, 4, 0.0)
+    wanted = reference_attention(qkv, unpadding, 4)
     tolerance = {"rtol": 1e-5, "atol": 2e-3 if holes else 1e-6}  # the grain of score - 10000
     assert torch.allclose(context, wanted, **tolerance)
     with torch.no_grad():
-        assert torch.equal(attention(qkv, packing, 4, 0.0), context)
+        assert torch.equal(attention(qkv, unpadding, 4, 0.0), context)
     probe = torch.randn_like(context)
     grads = [torch.autograd.grad(out, qkv, probe)[0] for out in (context, wanted)]
     assert torch.allclose(*grads, **tolerance)
@@ -317,19 +275,19 @@ def test_attention_equals_the_plain_formula(holes, attention):
 
 def test_attention_drops_alike_forward_and_backward():
     """With the same random words the output is linear in the values, with this gradient."""
-    packing = modeling.Packing(tiny_inputs()[2])
-    qkv = torch.randn(len(packing.source), 3 * 32, requires_grad=True)
+    unpadding = modeling.Unpadding(tiny_inputs()[2])
+    qkv = torch.randn(len(unpadding.indices), 3 * 32, requires_grad=True)
     step = torch.randn_like(qkv) * 1e-3
 
     def output(x):
         torch.manual_seed(5)
-        return modeling.VarlenAttention.apply(x, packing, 4, 0.3)
+        return modeling.VarlenAttention.apply(x, unpadding, 4, 0.3)
 
     probe = torch.randn(len(qkv), 32)
     (output(qkv) * probe).sum().backward()
     change = ((output(qkv + step) - output(qkv - step)).double() * probe / 2).sum()
     assert torch.allclose(change, (qkv.grad * step).double().sum(), rtol=1e-2)
-    assert not torch.allclose(output(qkv), modeling.VarlenAttention.apply(qkv, packing, 4, 0.0))
+    assert not torch.allclose(output(qkv), modeling.VarlenAttention.apply(qkv, unpadding, 4, 0.0))
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 1 / 3])
@@ -354,9 +312,11 @@ def test_dropout_rate_scale_and_gradient(probability):
 
 def test_rows_only_last_layer_equals_the_full_one():
     model, inputs = tiny(), tiny_inputs()
-    packing, layers = model.encode(*inputs)
+    ids, types, mask = inputs
+    unpadding = model.make_unpadding(ids, mask)
+    layers = model.encode(ids, types, unpadding)
     rows = torch.tensor([0, 5, 5, 3])
-    _, few = model.encode(*inputs, lambda packing: rows)
+    few = model.encode(ids, types, unpadding, rows)
     assert torch.allclose(few[-1], layers[-1][rows], atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(few[:-1], layers[:-1]))
     pretraining = tiny(BertForPreTraining)

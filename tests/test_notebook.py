@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 NEEDED = ("nbclient", "nbformat", "ipykernel", "matplotlib", "tensorflow")
 missing = [package for package in NEEDED if not find_spec(package)]

@@ -6,18 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_modeling import BATCH, ints, pretrained, tiny, tiny_inputs, tiny_loss, worst
+from model_helpers import BATCH, ints, tiny, tiny_inputs, tiny_loss, without_dropout, worst
 
 from modeling import (
-    BertConfig,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
-    load_weights,
 )
 from optimization import SCHEDULES, BERTAdam, create_optimizer, decay_groups
-
-__all__ = ["pretrained"]  # a fixture: pytest finds it by its name in this module
 
 ENCODER = {  # golden -> ours; kernels are transposed
     "pooler_kernel_final": "bert.pooler.dense.weight",
@@ -32,14 +28,6 @@ ENCODER = {  # golden -> ours; kernels are transposed
 
 
 # Google's trajectories
-
-
-def without_dropout(model_class, pretrained):
-    config = BertConfig(**{**vars(pretrained.bert.config), "hidden_dropout_prob": 0.0})
-    config.attention_probs_dropout_prob = 0.0
-    model = model_class(config)
-    load_weights(model, pretrained.state_dict())
-    return model.train()
 
 
 def follow(model, optimizer, losses, truth, prefix=""):

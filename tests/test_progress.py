@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import model_flags
+from helpers import model_flags
 
 import progress
 import run_classifier

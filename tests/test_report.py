@@ -2,10 +2,10 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers import Page
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,53 +14,6 @@ import report
 NASTY = (
     """</style><script>alert(1)</script> "quotes" 'and' <img src=x onerror=alert(2)> & $name ${"""
 )
-VOID = {"meta", "input", "line", "circle", "polyline"}
-
-
-class Page(HTMLParser):
-    """A report as a reader sees it; fails where an element is not closed."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.elements, self.text, self.rows, self.marks = [], [], "", [], []
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "mark":
-            self.marks.append([dict(attrs)["class"], ""])
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-        if "mark" in self.open:
-            self.marks[-1][1] += data
-
-    def all(self, tag, **attrs):
-        return [own for name, own in self.elements if name == tag and attrs.items() <= own.items()]
-
-    def curves(self):
-        """For each curve its class and its points."""
-        return [
-            (own["class"], [tuple(map(float, point.split(","))) for point in own["points"].split()])
-            for own in self.all("polyline")
-        ]
 
 
 def write_log(folder, steps, tail=""):

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from glue_layouts import LAYOUTS, write, write_task
+from helpers import (
     ROOT,
     TWO_THREADS,
     assert_same_weights,
@@ -15,14 +16,14 @@ from conftest import (
     model_flags,
     results,
     run,
+    same_file,
     weights,
     write_tiny_model,
 )
-from test_glue_data import LAYOUTS, write, write_task
+from model_helpers import with_head
 
 import run_classifier
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
-from convert_tf_checkpoint_to_pytorch import convert_tf_checkpoint_to_pytorch
 from modeling import BertConfig, BertForSequenceClassification
 from run_classifier import PROCESSORS, MrpcProcessor, convert_examples_to_features
 from tokenization import FullTokenizer
@@ -46,10 +47,6 @@ def trained(task, tmp_path_factory):
         [*task, "--do_train", "--do_eval", "--do_predict", f"--output_dir={folder}"]
     )
     return folder
-
-
-def same_file(one, other, name):
-    return (one / name).read_bytes() == (other / name).read_bytes()
 
 
 # --- end to end ----------------------------------------------------------------------------------
@@ -237,19 +234,6 @@ def test_google_main_gives_the_same_eval_results(
     for key, value in wanted.items():
         if key != "global_step":  # of the weights given; Google's checkpoint says 0 or its own
             assert float(got[key]) == pytest.approx(float(value), abs=5e-7), key
-
-
-def with_head(bert_dir, golden, head, folder):
-    """The weights of the end-to-end goldens: the converted checkpoint and a random head."""
-    path = folder / "pytorch_model.bin"
-    convert_tf_checkpoint_to_pytorch(str(bert_dir), str(bert_dir / "bert_config.json"), str(path))
-    values = torch.load(path, weights_only=True)
-    values = {name: tensor for name, tensor in values.items() if name.startswith("bert.")}
-    random = np.random.RandomState(golden["head_seed"]).randn(2, 384) * golden["head_scale"]
-    values[f"{head}.weight"] = torch.from_numpy(random.astype(np.float32))
-    values[f"{head}.bias"] = torch.tensor([0.1, -0.1])
-    torch.save(values, path)
-    return path
 
 
 @pytest.mark.parametrize("given", ([], ["--help"], ["--task_name=tsv", "--nonsense"]))

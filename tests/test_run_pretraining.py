@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from helpers import (
     assert_same_weights,
     losses,
     model_flags,
@@ -18,10 +18,8 @@ from conftest import (
     start,
     weights,
 )
-from test_instances import random_rows, write_tfrecord
-from test_modeling import pretrained, worst
-from test_optimization import without_dropout
-from test_training import Replicas
+from instance_rows import random_rows, write_tfrecord
+from model_helpers import Replicas, without_dropout, worst
 
 import checkpoint
 import run_pretraining
@@ -30,8 +28,6 @@ from data import step_examples
 from instances import InstanceFile, checked_row, encode_instance, write_instances
 from modeling import BertConfig, BertForPreTraining, load_weights
 from optimization import create_optimizer
-
-__all__ = ["pretrained"]  # a fixture: pytest finds it by its name in this module
 
 SIZES = (13, 5, 29, 2, 37, 11, 7, 3)  # of eight shards: 107 rows
 SETTINGS = 24, 4  # max_seq_length, max_predictions_per_seq
@@ -371,8 +367,8 @@ def bad(corpus, tiny_model, tmp_path_factory):
         ("0.instances,y", (), "--input_file y: no such file"),
         ("none", (), "--input_file {bad}/none has no instance"),
         ("nothing", (), "--input_file {bad}/nothing has no instance"),
-        ("cut", (), "{bad}/cut: damaged or cut short; make it again"),
-        ("text", (), "{bad}/text: record 0: damaged, cut short, or this is no uncompressed "
+        ("cut", (), "{bad}/cut is damaged or cut short: create it again"),
+        ("text", (), "{bad}/text: record 0: damaged, cut short, or not of an uncompressed "
          "TFRecord file"),
         ("*.instances", ("--max_seq_length=32",), "{bad}/0.instances was made with "
          "--max_seq_length 24, but here it is 32: give the same"),
@@ -381,7 +377,7 @@ def bad(corpus, tiny_model, tmp_path_factory):
         ("large", (), "{bad}/large was made with a vocabulary of 70000 entries, but vocab_size in "
          "{model}/bert_config.json is {size}"),
         ("large.tfrecord", (), "{bad}/large.tfrecord: row 0: {id} in input_ids is not in "
-         "0..{last}: these instances are of another model"),
+         "0..{last}: these instances were made for another model"),
         ("*.instances", ("--num_warmup_steps=15",), "--num_warmup_steps is 15, but must be 0 to "
          "--num_train_steps, which is 14"),
         ("*.instances", ("--max_seq_length=65",), "--max_seq_length 65 exceeds the model's 64 "

@@ -4,19 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from conftest import (
+from helpers import (
     SAMPLES,
     TWO_THREADS,
+    Page,
     assert_same_weights,
     losses,
     model_flags,
     results,
     run,
+    same_file,
     weights,
     write_tiny_model,
 )
-from test_report import Page
-from test_run_classifier import same_file, with_head
+from model_helpers import with_head
 
 import run_squad
 import squad_data

@@ -373,7 +373,7 @@ def test_other_kinds_of_files(tmp_path, small):
         "bert.tar": "archive",
         "v1.ckpt": "V1 checkpoint",
         "x.meta": "graph.*x$",
-        "x.txt": "no TensorFlow checkpoint",
+        "x.txt": "not a TensorFlow checkpoint",
         "x.data-00000-of-00001": r"\.index",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
@@ -523,9 +523,9 @@ def test_hostile_but_true(hostile):
         (entry(shape=(2**63,)), "damaged"),
         (entry(shape=[2**62] * 100_000), "100000 dimensions"),
         (entry(size=2**70), "damaged"),
-        (entry(extra=b"\x3a\xff\xff\xff\x0f"), "33554431 bytes are claimed where 0 are left"),
+        (entry(extra=b"\x3a\xff\xff\xff\x0f"), "expected 33554431 more bytes, found 0"),
         (entry(extra=b"\x3b"), "wire type 3"),
-        (entry(extra=b"\x08"), "1 bytes are claimed where 0"),
+        (entry(extra=b"\x08"), "expected 1 more bytes, found 0"),
     ],
 )
 def test_hostile_entries(hostile, pair, message):
@@ -562,10 +562,10 @@ def test_big_endian_and_compressed_and_headless(tmp_path):
     pairs = [HEADER, (0, b"a", entry())]
     for block, message in {
         raw_block([(0, b"", b"\x08\x01\x10\x01"), pairs[1]]): "big-endian",
-        raw_block(pairs, kind=1): "snappy",
-        raw_block(pairs, restarts=struct.pack("<I", 2**32 - 1)): "left",
-        raw_block([HEADER, (1, b"a", entry())]): "1 bytes are claimed where 0",
-        raw_block([HEADER, (0, b"a", entry() + b"\x2a\x05abc")]): "5 bytes are claimed where 3",
+        raw_block(pairs, kind=1): "compressed",
+        raw_block(pairs, restarts=struct.pack("<I", 2**32 - 1)): "more bytes, found",
+        raw_block([HEADER, (1, b"a", entry())]): "expected 1 more bytes, found 0",
+        raw_block([HEADER, (0, b"a", entry() + b"\x2a\x05abc")]): "expected 5 more bytes, found 3",
     }.items():
         write_index(tmp_path / "x", block)
         with pytest.raises(ValueError, match=message):

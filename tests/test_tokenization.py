@@ -9,7 +9,7 @@ import sys
 import unicodedata
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from helpers import (
     SAMPLES,
     assert_same_weights,
     losses,
@@ -21,10 +21,10 @@ from conftest import (
     start,
     weights,
 )
+from model_helpers import Replicas
 
 import checkpoint
 import modeling
-import packing
 import run_classifier
 import run_squad
 import training
@@ -448,21 +448,6 @@ def features(rng, lengths):
     return rows
 
 
-class Replicas(torch.nn.Module):
-    """What DataParallel does, one replica after the other: scatter, forward, gather."""
-
-    def __init__(self, module, devices):
-        super().__init__()
-        self.module, self.devices = module, devices
-
-    def forward(self, *inputs):
-        chunks = zip(*(tensor.chunk(self.devices) for tensor in inputs))
-        outputs = [self.module(*chunk) for chunk in chunks]
-        if isinstance(outputs[0], tuple):
-            return tuple(map(torch.cat, zip(*outputs)))
-        return torch.cat(outputs)
-
-
 @pytest.mark.parametrize("driver", (run_classifier, run_squad))
 @pytest.mark.parametrize("devices", (2, 3, 4))
 def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
@@ -620,7 +605,7 @@ def test_results_are_written_as_float32(tmp_path, capsys):
 
 def test_compiled_layers_compute_the_same(tiny_model, monkeypatch):
     """--compile on a GPU's path: two graphs, of the last layer and the others, for all batches."""
-    gpu = SimpleNamespace(apply=packing.padded_attention)
+    gpu = SimpleNamespace(apply=modeling.padded_attention)
     monkeypatch.setattr(modeling, "VarlenAttention", gpu)
     # Traced, with symbols for the sizes, forward and backward, but not turned into machine code.
     traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")

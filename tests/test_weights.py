@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT, run
 
 from files import atomic_write
 from weights import read_state_dict, write_bin, write_safetensors
@@ -145,7 +145,7 @@ def test_no_flipped_bit_changes_a_weight(tmp_path, arrays, name):
         try:
             assert same(read_state_dict(path), arrays)
         except ValueError as error:
-            assert str(error).startswith(f"{path} is damaged, or no file of PyTorch weights: ")
+            assert str(error).startswith(f"{path} is damaged or not a file of PyTorch weights: ")
             assert "\n" not in str(error)
             refused += 1
     assert refused > 500
@@ -159,7 +159,7 @@ def test_a_damaged_tensor_is_named(tmp_path, arrays):
     for _ in flips(data, path, [8 * place, 8 * place + 479]):
         with pytest.raises(ValueError, match="the checksum of b.weight is wrong"):
             read_state_dict(path)
-    path.write_bytes(data.replace(b'"b.weight": {', b'"B.weight": {'))
+    path.write_bytes(data.replace(b'"b.weight":{', b'"B.weight":{'))
     with pytest.raises(ValueError, match="the checksum of B.weight is wrong"):
         read_state_dict(path)
 
@@ -184,7 +184,7 @@ def test_cut_and_lengthened(tmp_path, arrays, name):
     data = path.read_bytes()
     for length in (0, 1, 7, 8, 40, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=f"{name} is damaged, or no file of PyTorch weights"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or not a file of PyTorch weights"):
             read_state_dict(path)
 
 
@@ -205,12 +205,35 @@ def test_another_librarys_file_needs_no_checksums(tmp_path):
         assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
-def test_without_the_package(tmp_path, arrays, monkeypatch):
-    """It is needed for reading only."""
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = write(tmp_path / "model.safetensors", arrays)
-    with pytest.raises(ValueError, match=r"safetensors needs the package safetensors: pip install"):
-        read_state_dict(path)
+WRITE_LARGE = """
+import resource, sys
+import numpy as np
+from weights import write_safetensors
+arrays = {f"{n}.weight": np.ones((1024, 8192), "f4") for n in range(8)}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[2:]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+try:
+    write_safetensors(sys.argv[1], arrays)
+except OSError as error:
+    sys.exit(f"OSError: {error}")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_writing_safetensors_copies_nothing(tmp_path):
+    """268 MB of weights; beside them only the library and its buffers."""
+    outcome = run("-c", WRITE_LARGE, tmp_path / "w.safetensors").ok()
+    assert int(outcome.out) < 60_000  # kilobytes
+    assert (tmp_path / "w.safetensors").stat().st_size > 2**28
+
+
+def test_a_disk_too_small_for_safetensors_is_reported(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"earlier")
+    outcome = run("-c", WRITE_LARGE, tmp_path / "w.safetensors", "limited")
+    assert outcome.status == 1
+    assert "w.safetensors could not be written (268 MB): " in outcome.err
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
 
 
 # --- files in parts ------------------------------------------------------------------------------
@@ -233,5 +256,7 @@ def test_no_index_leads_out_of_its_folder(tmp_path, arrays):
 def test_odd_indexes(tmp_path, content):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(content, "utf-8", errors="surrogateescape")
-    with pytest.raises(ValueError, match="index.json is damaged, or no index of PyTorch weights"):
+    with pytest.raises(
+        ValueError, match="index.json is damaged or not an index of PyTorch weights"
+    ):
         read_state_dict(tmp_path)

@@ -18,7 +18,7 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent.parent)]
 
-from conftest import SAMPLES, model_flags, write_tiny_model  # noqa: E402
+from helpers import SAMPLES, model_flags, write_tiny_model  # noqa: E402
 
 import create_pretraining_data  # noqa: E402
 

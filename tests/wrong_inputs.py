@@ -1,0 +1,197 @@
+"""Writes the wrong files that mistakes.tsv names, each made from a right one."""
+
+import json
+import pickle
+import shutil
+import tarfile
+import zipfile
+
+import torch
+from helpers import write_tiny_model
+
+import convert_pytorch_checkpoint_to_tf
+import instances
+
+
+class Code:
+    """Calls a function when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def write_data(folder, mrpc):
+    """Folders of a classification task, each with one thing wrong in train.tsv."""
+    good = (mrpc / "train.tsv").read_bytes().split(b"\n")
+    wrong = {
+        "good": good,
+        "bad_label": [*good[:3], good[3].replace(good[3][:1], b"2", 1), *good[4:]],
+        "headless": good[1:],
+        "nul": [*good[:4], good[4].replace(b" ", b"\0", 1), *good[5:]],
+        "latin1": [*good[:5], "0\t1\t2\tcaf\xe9\tx".encode("latin-1"), *good[6:]],
+        "empty": [],
+        "header_only": good[:1],
+        "commas": [line.replace(b"\t", b",") for line in good],
+        "cola": [b"gj04\t1\t\tThey drank.", b"gj04\t0\t*\tThey drank the", b""],
+        "quoted": [b"\t".join(b'"%s"' % text for text in line.split(b"\t")) for line in good],
+        "no_label": [*good[:2], good[2][1:], *good[3:]],
+        "swapped": [b"\t".join(line.split(b"\t")[::-1]) for line in good],
+        "no_train": None,
+    }
+    for name, lines in wrong.items():
+        (folder / name).mkdir()
+        if lines is not None:
+            (folder / name / "train.tsv").write_bytes(b"\n".join(lines))
+    (folder / "good" / "dev.tsv").write_bytes((mrpc / "dev.tsv").read_bytes())
+
+
+def write_configs(folder, model):
+    """Configurations that do not fit the model, and files that are not configurations."""
+    config = json.loads((model / "bert_config.json").read_text("utf-8"))
+    changes = {
+        "heads": {"num_attention_heads": 5},
+        "other_vocab": {"vocab_size": 30522},
+        "activation": {"hidden_act": "swish"},
+        "layers": {"num_hidden_layers": 3},
+        "fewer_layers": {"num_hidden_layers": 1},
+        "narrow": {"hidden_size": 12},
+        "dropout": {"hidden_dropout_prob": 1.5},
+        "text_size": {"intermediate_size": "37"},
+    }
+    for name, change in changes.items():
+        (folder / f"{name}.json").write_text(json.dumps({**config, **change}), "utf-8")
+    (folder / "empty.json").write_bytes(b"")
+    del config["vocab_size"]
+    (folder / "no_vocab.json").write_text(json.dumps(config), "utf-8")
+    (folder / "list.json").write_text("[1, 2]", "utf-8")
+    (folder / "broken.json").write_text('{"vocab_size" 5}', "utf-8")
+
+
+def write_vocabularies(folder, model):
+    """Vocabularies that do not fit the model, and files that are not vocabularies."""
+    words = (model / "vocab.txt").read_text("utf-8").split("\n")
+    (folder / "cased.txt").write_text(
+        "\n".join(w if w.startswith("[") else w.upper() for w in words), "utf-8"
+    )
+    (folder / "no_special.txt").write_text("\n".join(words[3:]), "utf-8")
+    (folder / "blank.txt").write_text("\n\n", "utf-8")
+    (folder / "latin1.txt").write_bytes("[UNK]\ncaf\xe9\n".encode("latin-1"))
+    with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
+        archive.writestr("vocab.txt", "[UNK]")
+    with tarfile.open(folder / "archive.tar.gz", "w:gz") as archive:
+        archive.add(folder / "blank.txt", "vocab.txt")
+    uncased = write_tiny_model(folder / "uncased", vocab_size=len(words) - 1 + 1000)
+    (uncased / "vocab.txt").write_text(
+        "\n".join([*words[:-1], *(f"word{number}" for number in range(1000)), ""]), "utf-8"
+    )
+
+
+def write_weights(folder, model):
+    """Weights that do not fit, damaged files, TensorFlow checkpoints and runs' output folders."""
+    weights = torch.load(model / "pytorch_model.bin", weights_only=True)
+    query = "bert.encoder.layer.1.attention.self.query.weight"
+    nan = {**weights, query: torch.full((24, 24), float("nan"))}
+    del (missing := dict(weights))[query]
+    others = {
+        "gpt2": {"wte.weight": torch.ones(187, 24), "h.0.attn.c_attn.weight": torch.ones(24, 72)},
+        "answers": {
+            **weights, "qa_outputs.weight": torch.ones(2, 24), "qa_outputs.bias": torch.ones(2)
+        },
+        "nan": nan, "missing": missing, "list": [1, 2], "evil": {"weight": Code()},
+        "three_labels": {
+            **weights, "classifier.weight": torch.ones(3, 24), "classifier.bias": torch.ones(3)
+        },
+    }  # fmt: skip
+    for name, values in others.items():
+        torch.save(values, folder / f"{name}.bin")
+    (folder / "evil_pickle.bin").write_bytes(pickle.dumps(Code(), protocol=2))
+    content = bytearray((model / "pytorch_model.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "damaged.bin").write_bytes(content)
+    (folder / "cut.bin").write_bytes(content[:1000])
+    (folder / "text.bin").write_text("not weights\n")
+    (folder / "empty.bin").write_bytes(b"")
+    (folder / "nothing").mkdir()
+    for name, text in (
+        ("mrpc_run", '{"labels": ["0", "1"], "do_lower_case": true}'),
+        ("cased_run", '{"labels": ["0", "1"], "do_lower_case": false}'),
+        ("swapped_run", '{"labels": ["1", "0"]}'),
+        ("damaged_run", '{"labels": ["0"'),
+    ):
+        (folder / name).mkdir()
+        shutil.copy(model / "pytorch_model.bin", folder / name)
+        (folder / name / "run.json").write_text(text, "utf-8")
+    (folder / "tf").mkdir()
+    convert_pytorch_checkpoint_to_tf.convert_pytorch_checkpoint_to_tf(
+        str(model / "pytorch_model.bin"), str(model / "bert_config.json"), str(folder / "tf/a.ckpt")
+    )
+    (folder / "tf/a.ckpt.meta").write_bytes(b"a graph")
+    for name in ("flipped", "cut", "no_data"):
+        shutil.copytree(folder / "tf", folder / name)
+    data = bytearray((folder / "tf/a.ckpt.data-00000-of-00001").read_bytes())
+    data[-1] ^= 1
+    (folder / "flipped/a.ckpt.data-00000-of-00001").write_bytes(data)
+    (folder / "cut/a.ckpt.index").write_bytes((folder / "cut/a.ckpt.index").read_bytes()[:-9])
+    (folder / "no_data/a.ckpt.data-00000-of-00001").unlink()
+
+
+def write_squad(folder, squad):
+    """SQuAD files with one thing wrong in each, and files of predictions for squad_metrics.py."""
+    good = json.loads((squad / "train-v1.1.json").read_text("utf-8"))
+
+    def write(name, change):
+        dataset = json.loads(json.dumps(good))
+        change(dataset["data"][0]["paragraphs"][0], dataset)
+        (folder / f"{name}.json").write_text(json.dumps(dataset), "utf-8")
+
+    def twice(paragraph, _):
+        paragraph["qas"][1]["id"] = paragraph["qas"][0]["id"]
+
+    def answers(change):
+        return lambda paragraph, _: change(paragraph["qas"][2]["answers"])
+
+    def impossible(paragraph, _):
+        paragraph["qas"][2] |= {"is_impossible": True, "answers": []}
+
+    write("good", lambda *_: None)
+    write("twice", twice)
+    write("several", answers(lambda given: given.append(given[0])))
+    write("unanswered", answers(lambda given: given.clear()))
+    write("impossible", impossible)
+    write("no_context", lambda paragraph, _: paragraph.pop("context"))
+    write("no_data", lambda _, dataset: dataset.pop("data"))
+    write("no_articles", lambda _, dataset: dataset["data"].clear())
+    write("number", lambda paragraph, _: paragraph["qas"][0].update(question=7))
+    write("start_text", answers(lambda given: given[0].update(answer_start="3")))
+    write("misplaced", lambda paragraph, _: paragraph.update(context="Nothing of it is here."))
+    (folder / "broken.json").write_text('{"data": [', "utf-8")
+    (folder / "empty.json").write_bytes(b"")
+    (folder / "latin1.json").write_bytes('{"data": "caf\xe9"}'.encode("latin-1"))
+    paragraph = good["data"][0]["paragraphs"][0]
+    full = {qa["id"]: "some words" for qa in paragraph["qas"]}
+    for name, values in (
+        ("full", full),
+        ("answers", {"1": "a"}),
+        ("odds", {"1": 0.5}),
+        ("numbers", {"1": 2}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(values), "utf-8")
+
+
+def write_texts(folder, model):
+    """Texts and pre-training instances, right and wrong ones."""
+    (folder / "good.txt").write_text("Some words.\nMore of them.\n\nAnother text.\nIts end.\n")
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "blank.txt").write_text("\n\n \n")
+    (folder / "latin1.txt").write_bytes("a\ncaf\xe9\n".encode("latin-1"))
+    (folder / "nul.txt").write_bytes(b"a\0b\n")
+    rows = [instances.encode_instance([2, 9, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 13
+    far = instances.encode_instance([2, 187, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)
+    for name, packed, vocab_size in (
+        ("good", rows, 187), ("other_vocab", rows, 30522), ("beyond", [far], 187), ("none", [], 187)
+    ):  # fmt: skip
+        instances.write_instances(folder / name, packed, 16, 2, vocab_size)
+    content = bytearray((folder / "good").read_bytes())
+    (folder / "cut").write_bytes(content[:-20])
+    content[-1] ^= 1
+    (folder / "flipped").write_bytes(content)

@@ -1,6 +1,6 @@
-"""The files of a run: weights, results, and checkpoints from which a killed run goes on.
+"""The files of a run: weights, results, and checkpoints from which a killed run resumes.
 
-Everything is written aside, synced and renamed, so that a file is whole or not there.
+Every file is written under a temporary name, synced and renamed, so that it is complete or absent.
 """
 
 import contextlib
@@ -16,77 +16,59 @@ import numpy as np
 import torch
 
 from files import CONFIG, RUN, SAFETENSORS, VOCAB, WEIGHTS, atomic_write
-from flags import MEANINGLESS
+from flags import MAY_DIFFER
 from weights import damage_named, read_archive, write_bin, write_safetensors
 
-# Flags that do not change what training computes: a run may be resumed with others.
-NEUTRAL = {
-    "do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size", "predict_file",
-    "output_dir", "data_dir", "train_file", "overwrite_output_dir", "save_checkpoints_steps",
-    "keep_checkpoints", "local_rank", "no_cuda", "gradient_accumulation_steps", "n_best_size",
-    "max_answer_length", "null_score_diff_threshold", "verbose_logging", "save_safetensors",
-    "tensorboard", "compile", "seeds", "interactive", "input_file", "max_eval_steps",
-    *MEANINGLESS,
-}  # fmt: skip
+# --- the trained model ---------------------------------------------------------------------------
 
 
-def save_tensors(values, path):
-    """torch.save, written aside. Raises OSError, with how much is needed where the disk is full."""
-    with atomic_write(path, "wb", sum(tensor.nbytes for tensor in _tensors(values))) as file:
-        try:
-            torch.save(values, file)
-        except RuntimeError as error:  # PyTorch's writer hides a full disk in one.
-            raise OSError(error.__context__ or error) from None
+def save_model(args, runtime, model, config, **metadata) -> None:
+    """Makes --output_dir self-contained: weights, configuration, vocabulary, flags, `metadata`.
 
-
-def _tensors(values):
-    if isinstance(values, torch.Tensor):
-        yield values
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from _tensors(value)
-
-
-def read_tensors(path):
-    """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
-    with damage_named(path):
-        return read_archive(path)
-
-
-def save_model(args, runtime, model, config, **facts):
-    """Makes --output_dir self-contained: weights, configuration, vocabulary, flags and `facts`."""
+    Rank 0 alone writes. Raises OSError.
+    """
     if not runtime.is_main:
         return
-    path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
-    with atomic_write(path(CONFIG)) as file:
+    with atomic_write(os.path.join(args.output_dir, CONFIG)) as file:
         file.write(config.to_json_string())
-    vocab_file = args.vocab_file  # None where run_pretraining.py was given none
-    if vocab_file and os.path.abspath(vocab_file) != os.path.abspath(path(VOCAB)):
-        with open(vocab_file, "rb") as source, atomic_write(path(VOCAB), "wb") as file:
+
+    target = os.path.join(args.output_dir, VOCAB)
+    # run_pretraining.py may have been given no vocabulary; a run's own needs no copy.
+    if args.vocab_file and os.path.abspath(args.vocab_file) != os.path.abspath(target):
+        with open(args.vocab_file, "rb") as source, atomic_write(target, "wb") as file:
             shutil.copyfileobj(source, file)
-    facts = {
+
+    metadata = {
         "script": os.path.basename(sys.argv[0]),
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
         "strip_accents": args.strip_accents,
         "torch": torch.__version__,
-        **facts,
+        **metadata,
     }
-    for name, values in {RUN: facts, **files_of_transformers(model, config, facts)}.items():
-        with atomic_write(path(name)) as file:
+    json_files = {RUN: metadata, **transformers_files(model, config, metadata)}
+    for name, values in json_files.items():
+        with atomic_write(os.path.join(args.output_dir, name)) as file:
             json.dump(values, file, indent=2)
+
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-    write_bin(path(WEIGHTS), arrays.items(), sum(array.nbytes for array in arrays.values()))
+    size = sum(array.nbytes for array in arrays.values())
+    write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
+
+    safetensors = os.path.join(args.output_dir, SAFETENSORS)
     if args.save_safetensors:
-        write_safetensors(path(SAFETENSORS), arrays)
-    else:  # An earlier run's would be taken for this one's by other libraries.
+        write_safetensors(safetensors, arrays)
+    else:
+        # Other libraries would read an earlier run's weights instead of these.
         with contextlib.suppress(FileNotFoundError):
-            os.remove(path(SAFETENSORS))
+            os.remove(safetensors)
 
 
-def files_of_transformers(model, config, facts):
-    """{name: content} of the JSON files by which the transformers library knows model and text."""
-    labels = facts.get("labels", ("LABEL_0", "LABEL_1")) or ("LABEL_0",)  # one score: a regression
+def transformers_files(model, config, metadata) -> dict[str, dict]:
+    """{name: content} of the JSON files in which transformers looks for model and tokenizer."""
+    labels = metadata.get("labels", ("LABEL_0", "LABEL_1"))
+    if not labels:  # a regression has one output
+        labels = ("LABEL_0",)
     encoder = getattr(model, "bert", model)
     return {
         "config.json": {
@@ -99,84 +81,110 @@ def files_of_transformers(model, config, facts):
         },
         "tokenizer_config.json": {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": facts["do_lower_case"],
-            "strip_accents": bool(facts["do_lower_case"] and facts["strip_accents"]),
+            "do_lower_case": metadata["do_lower_case"],
+            "strip_accents": bool(metadata["do_lower_case"] and metadata["strip_accents"]),
             "model_max_length": config.max_position_embeddings,
         },
     }
 
 
-def read_run(weights):
-    """The facts that `save_model` wrote beside these weights, a file or its folder; or {}.
+def read_metadata(weights) -> dict:
+    """What `save_model` wrote to run.json beside these weights (a file or its folder), or {}.
 
-    So for None, where there are no weights. The step of a checkpoint is in its name.
+    `global_step` is that of the weights: for a checkpoint the step in its name. Without weights
+    (None) the result is {}. Raises ValueError where run.json is damaged.
     """
     if weights is None:
         return {}
-    folder, run = weights if os.path.isdir(weights) else os.path.dirname(weights), {}
+    folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
+    path = os.path.join(folder, RUN)
+    metadata = {}
     try:
-        with open(os.path.join(folder, RUN), encoding="utf-8") as file:
-            run = json.load(file)
-            if not isinstance(run, dict):
-                raise ValueError("it is no JSON object")
+        with open(path, encoding="utf-8") as file:
+            metadata = json.load(file)
+        if not isinstance(metadata, dict):
+            raise ValueError("not a JSON object")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.path.join(folder, RUN)} is damaged: {error}") from None
-    step = _step_of(weights)
-    return run if step is None else run | {"global_step": step}
+        raise ValueError(f"{path} is damaged: {error}") from None
+    step = step_of(weights)
+    return metadata if step is None else metadata | {"global_step": step}
 
 
-def write_results(path, results):
-    """Prints and writes `key = value` lines, as Google's eval_results.txt; floats as float32."""
+def write_results(path: str, results: dict) -> None:
+    """Prints and writes `key = value` lines as in Google's eval_results.txt; floats as float32."""
     with atomic_write(path) as file:
         for key, value in results.items():
-            line = f"{key} = {value if isinstance(value, int) else str(np.float32(value))}"
-            print(line)
-            file.write(line + "\n")
+            text = str(value) if isinstance(value, int) else str(np.float32(value))
+            print(f"{key} = {text}")
+            file.write(f"{key} = {text}\n")
 
 
-def fingerprint(features, fields):
-    """A checksum of the training examples: a resumed run must see the same ones."""
-    value = 0
-    for feature in features:
-        for name in fields:
-            value = zlib.crc32(np.asarray(getattr(feature, name)).tobytes(), value)
-    return value
+# --- checkpoints of a run in progress ------------------------------------------------------------
 
 
-def result_flags(args, data_fingerprint):
-    """What decides the result of training, as text."""
-    flags = {name: value for name, value in vars(args).items() if name not in NEUTRAL}
+def save_tensors(values, path: str) -> None:
+    """`torch.save` to a temporary file that then replaces `path`. Raises OSError."""
+    size = sum(tensor.nbytes for tensor in _tensors(values))
+    with atomic_write(path, "wb", size) as file:
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # PyTorch's writer turns a full disk into one.
+            raise OSError(error.__context__ or error) from None
+
+
+def _tensors(values):
+    """Every tensor in a dictionary of dictionaries."""
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)
+
+
+def read_tensors(path: str):
+    """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
+    with damage_named(path):
+        return read_archive(path)
+
+
+def resume_key(args, fingerprint) -> dict[str, str]:
+    """Everything that decides the result of training, as text: a resumed run must have the same.
+
+    `fingerprint` is a checksum of the training examples.
+    """
+    values = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
     for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
-        flags[name] = flags[name] and os.path.abspath(flags[name])
+        values[name] = values[name] and os.path.abspath(values[name])
     with open(args.bert_config_file, "rb") as file:
-        flags["content of --bert_config_file"] = zlib.crc32(file.read())
-    flags["training examples"] = data_fingerprint
-    return {name: str(value) for name, value in flags.items()}
+        values["content of --bert_config_file"] = zlib.crc32(file.read())
+    values["training examples"] = fingerprint
+    return {name: str(value) for name, value in values.items()}
 
 
-def _step_of(path):
-    """The step in a checkpoint's name; None where the file is no checkpoint."""
+def step_of(path):
+    """The step in a checkpoint's name; None for a file that is not a checkpoint."""
     name = re.fullmatch(r"checkpoint-([0-9]+)\.pt", os.path.basename(path))
-    return name and int(name[1])
+    return int(name[1]) if name else None
 
 
-def checkpoints(folder):
+def checkpoints(folder: str) -> dict[int, str]:
     """{step: path} of the checkpoints in `folder`, the newest first."""
     found = {}
     for path in glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")):
-        step = _step_of(path)
+        step = step_of(path)
         if step is not None:
             found[step] = path
     return dict(sorted(found.items(), reverse=True))
 
 
-def resume_or_clear(args, runtime, resume_key):
-    """The newest whole checkpoint of this run, or None.
+def resume_or_clear(args, runtime, key: dict[str, str]):
+    """The state in the newest undamaged checkpoint of this run, or None where there is none.
 
-    Raises ValueError where it belongs to a run with other flags or examples, where all are damaged,
-    or where --output_dir holds a model that this script did not train.
+    With --overwrite_output_dir the checkpoints are removed instead. Raises ValueError if they
+    belong to a run with another resume key, if all are damaged, or if --output_dir holds weights
+    that this script did not train.
     """
     found = checkpoints(args.output_dir)
     if args.overwrite_output_dir:
@@ -184,53 +192,62 @@ def resume_or_clear(args, runtime, resume_key):
             runtime.print(f"removing {path}")
             os.remove(path)
         return None
+
     for path in found.values():
         try:
             state = read_tensors(path)
-            if not (isinstance(state, dict) and isinstance(state.get("resume_key"), dict)):
-                raise ValueError(f"{path} is no checkpoint of a run")
+            if not (isinstance(state, dict) and isinstance(state.get("decisive"), dict)):
+                raise ValueError(f"{path} is not a checkpoint of this program")
         except ValueError as error:
-            runtime.print(f"{error}; going back to the checkpoint before it")
+            runtime.print(f"{error}; trying the checkpoint before it")
             continue
+        saved = state["decisive"]
         changed = [
-            f"{name} was {state['resume_key'].get(name)}, is {value}"
-            for name, value in resume_key.items()
-            if state["resume_key"].get(name) != value
+            f"{name} was {saved.get(name)}, is {value}"
+            for name, value in key.items()
+            if saved.get(name) != value
         ]
         if changed:
             raise ValueError(
-                f"{path} is of a run with other settings ({'; '.join(changed)}): "
+                f"{path} belongs to a run with other settings ({'; '.join(changed)}): "
                 f"use the same, another --output_dir, or --overwrite_output_dir"
             )
-        runtime.print(f"going on from {path}")
+        runtime.print(f"resuming from {path}")
         return state
+
     if found:
         raise ValueError(
-            f"every checkpoint in {args.output_dir} is damaged: --overwrite_output_dir starts anew"
+            f"every checkpoint in {args.output_dir} is damaged: --overwrite_output_dir starts over"
         )
     if os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
         raise ValueError(
-            f"--output_dir {args.output_dir} already holds {WEIGHTS} of another origin: "
+            f"--output_dir {args.output_dir} already holds a {WEIGHTS} that was not trained here: "
             f"use another folder, or replace it with --overwrite_output_dir"
         )
     return None
 
 
-def save_checkpoint(args, runtime, model, optimizer, step, scale, resume_key):
-    """Writes a checkpoint. Raises ValueError, keeping those there, where a weight is no number."""
-    if runtime.is_main:
-        state = {
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scale": vars(scale) if scale else None,
-            "resume_key": resume_key,
-        }
-        for name, tensor in state["model"].items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} is not finite after step {step}: stopped, not saved")
-        save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
-        old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]
-        # A run that was killed while it wrote leaves half a file.
-        for path in old + glob.glob(f"{glob.escape(args.output_dir)}/checkpoint-*.pt.tmp"):
-            os.remove(path)
+def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
+    """Writes checkpoint-`step`.pt and removes the oldest beyond --keep_checkpoints.
+
+    Raises OSError, or ValueError if a weight is not finite; the checkpoints there are then kept.
+    """
+    if not runtime.is_main:
+        return
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scale": scale.state_dict() if scale else None,
+        "decisive": key,  # the resume key, under its first name, so that old checkpoints resume
+    }
+    for name, tensor in state["model"].items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite after step {step}: stopped without saving")
+    save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
+
+    old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]
+    # A run that is killed while it writes leaves a partial file.
+    partial = glob.glob(f"{glob.escape(args.output_dir)}/checkpoint-*.pt.tmp")
+    for path in old + partial:
+        os.remove(path)

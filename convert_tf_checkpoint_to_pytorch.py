@@ -5,12 +5,14 @@
         --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
         --pytorch_dump_path=$BERT_PYTORCH_DIR/pytorch_model.bin
 
-Takes what google-research/bert saves: the encoder, bare or with the heads of pre-training,
-classification, SQuAD. It needs neither TensorFlow nor, but to fill a model, PyTorch.
+It reads what google-research/bert saves: the encoder, alone or with the heads of pre-training,
+classification or SQuAD. Conversion does not even import PyTorch; only load_tf_weights does.
 """
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,118 +22,176 @@ from files import WEIGHTS
 from tf_checkpoint import Checkpoint
 from weights import write_bin
 
+if TYPE_CHECKING:
+    import torch
 
-def pytorch_name(variable):
-    """Google's name of a variable -> its name in PyTorch files; both converters' only rule."""
+EXAMPLE = """  python convert_tf_checkpoint_to_pytorch.py \\
+    --tf_checkpoint_path=$BERT_BASE_DIR/bert_model.ckpt \\
+    --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
+    --pytorch_dump_path=$BERT_PYTORCH_DIR/pytorch_model.bin"""
+
+
+def pytorch_name(variable: str) -> str:
+    """The name in PyTorch files of Google's `variable`; both converters use this rule alone."""
     scope, _, leaf = variable.rpartition("/")
-    module = {"": "classifier", "cls/squad": "qa_outputs"}.get(scope)
-    module = module or scope.replace("/layer_", "/layer/").replace("/", ".")
-    name = f"{module}.{leaf}" if leaf.endswith("_embeddings") else module
-    return f"{name}.bias" if leaf in ("bias", "beta", "output_bias") else f"{name}.weight"
+    if not scope:  # create_model in Google's run_classifier.py opens no scope for its head.
+        module = "classifier"
+    elif scope == "cls/squad":
+        module = "qa_outputs"
+    else:
+        module = scope.replace("/layer_", "/layer/").replace("/", ".")
+
+    if leaf.endswith("_embeddings"):
+        return f"{module}.{leaf}.weight"
+    if leaf in ("bias", "beta", "output_bias"):
+        return f"{module}.bias"
+    return f"{module}.weight"
 
 
-def variable_shapes(config, num_labels=2):
+def variable_shapes(config: BertConfig, num_labels: int = 2) -> dict[str, tuple[int, ...]]:
     """{Google's name: shape} of all variables of the encoder and of every head.
 
-    A kernel is the transpose of PyTorch's weight; the others are alike.
+    A kernel is the transpose of PyTorch's weight; all other variables have the same shape there.
     """
-    hidden, wide, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    hidden = config.hidden_size
+    wide = config.intermediate_size
+    vocab = config.vocab_size
     shapes = {
         "bert/embeddings/word_embeddings": (vocab, hidden),
         "bert/embeddings/position_embeddings": (config.max_position_embeddings, hidden),
         "bert/embeddings/token_type_embeddings": (config.type_vocab_size, hidden),
         "cls/predictions/output_bias": (vocab,),
     }
-    square = "bert/pooler/dense", "cls/predictions/transform/dense"
-    dense = dict.fromkeys(square, (hidden, hidden))
+
+    # The scopes of the dense layers, with the shapes of their kernels, and of the layer norms.
+    dense = {
+        "bert/pooler/dense": (hidden, hidden),
+        "cls/predictions/transform/dense": (hidden, hidden),
+    }
     norms = ["bert/embeddings/LayerNorm", "cls/predictions/transform/LayerNorm"]
-    for layer in (f"bert/encoder/layer_{n}" for n in range(config.num_hidden_layers)):
+    for number in range(config.num_hidden_layers):
+        layer = f"bert/encoder/layer_{number}"
         for part in ("self/query", "self/key", "self/value", "output/dense"):
             dense[f"{layer}/attention/{part}"] = (hidden, hidden)
         dense[f"{layer}/intermediate/dense"] = (hidden, wide)
         dense[f"{layer}/output/dense"] = (wide, hidden)
         norms += [f"{layer}/attention/output/LayerNorm", f"{layer}/output/LayerNorm"]
     for scope, shape in dense.items():
-        shapes[f"{scope}/kernel"], shapes[f"{scope}/bias"] = shape, shape[1:]
+        shapes[f"{scope}/kernel"] = shape
+        shapes[f"{scope}/bias"] = shape[1:]
     for scope in norms:
-        shapes[f"{scope}/gamma"] = shapes[f"{scope}/beta"] = (hidden,)
+        shapes[f"{scope}/gamma"] = (hidden,)
+        shapes[f"{scope}/beta"] = (hidden,)
+
     for scope, labels in (("cls/seq_relationship/", 2), ("cls/squad/", 2), ("", num_labels)):
         shapes[f"{scope}output_weights"] = (labels, hidden)
         shapes[f"{scope}output_bias"] = (labels,)
     return shapes
 
 
-def match(variables, config, source):
-    """Which of `variables`, {Google's name: (type, shape)}, are BERT's: a list of names.
+def match(
+    variables: Mapping[str, tuple[str, tuple[int, ...]]], config: BertConfig, source: str
+) -> list[str]:
+    """The names of those `variables`, {Google's name: (type, shape)}, that belong to BERT.
 
-    Raises ValueError, blaming `source`, where one of the encoder is missing, one has another shape
-    than `config` gives it, or there are more layers.
+    Raises ValueError, naming `source`, if a variable of the encoder is missing, if one has another
+    shape than `config` says or is not floating-point, or if there are more layers.
     """
-    _, head = variables.get("output_weights", ("", ()))
-    shapes = variable_shapes(config, *head[:1])
+    # A classifier's number of labels is not in the configuration.
+    _, head_shape = variables.get("output_weights", ("", ()))
+    shapes = variable_shapes(config, *head_shape[:1])
     for variable, shape in shapes.items():
-        kind, found = variables.get(variable, ("missing", "here"))
-        needed = variable in variables or variable.startswith("bert/")
-        if needed and (found != shape or "float" not in kind):
-            raise ValueError(f"{source}: {variable} is {kind} {found}, but the config says {shape}")
+        if variable not in variables:
+            if variable.startswith("bert/"):
+                raise ValueError(f"{source}: {variable} is missing; the config says {shape}")
+            continue
+        dtype, found = variables[variable]
+        if found != shape or "float" not in dtype:
+            raise ValueError(
+                f"{source}: {variable} is {dtype} {found}, but the config says {shape}"
+            )
+
     layers = config.num_hidden_layers
     if any(variable.startswith(f"bert/encoder/layer_{layers}/") for variable in variables):
         raise ValueError(f"{source} holds more layers than num_hidden_layers, which is {layers}")
     return [variable for variable in shapes if variable in variables]
 
 
-def arrays(checkpoint, variables):
-    """Yields (PyTorch's name, float32 array) of each of a checkpoint's variables."""
+def arrays(checkpoint: Checkpoint, variables: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (PyTorch's name, float32 array) for each of a checkpoint's `variables`.
+
+    Raises ValueError for a variable that is damaged.
+    """
     for variable in variables:
         array = checkpoint[variable]
         if checkpoint.variables[variable][0] == "bfloat16":  # the upper half of a float32
             array = (array.astype(np.uint32) << 16).view(np.float32)
         array = array.astype(np.float32, copy=False)
-        yield pytorch_name(variable), transposed(array) if variable.endswith("/kernel") else array
+        if variable.endswith("/kernel"):
+            array = transposed(array)
+        yield pytorch_name(variable), array
 
 
-def transposed(array):
-    """A copy of the transpose. 16 rows at a time fit the cache: twice as fast as `.T.copy()`."""
+def transposed(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy of the transpose of a matrix.
+
+    16 rows at a time fit the cache, which makes it twice as fast as `array.T.copy()`.
+    """
     copy = np.empty(array.shape[::-1], array.dtype)
     for row in range(0, len(array), 16):
         copy[:, row : row + 16] = array[row : row + 16].T
     return copy
 
 
-def load_tf_weights(model, path):
-    """Fills `model` from a TensorFlow checkpoint; returns and raises as `modeling.load_weights`."""
+def load_tf_weights(model: "torch.nn.Module", path: str | os.PathLike) -> tuple[list, list]:
+    """Fills `model` from a TensorFlow checkpoint; returns (unfilled, unused) names.
+
+    Raises as `modeling.load_weights`, and as `Checkpoint` for the files.
+    """
     import torch
 
     from modeling import load_weights
 
     checkpoint = Checkpoint(path)
-    found = match(checkpoint.variables, getattr(model, "bert", model).config, checkpoint.prefix)
+    config = getattr(model, "bert", model).config
+    found = match(checkpoint.variables, config, checkpoint.prefix)
     tensors = {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
     unfilled, unused = load_weights(model, tensors)
     return unfilled, unused + [name for name in checkpoint.variables if name not in found]
 
 
-def convert_tf_checkpoint_to_pytorch(tf_checkpoint_path, bert_config_file, pytorch_dump_path):
-    """Writes a checkpoint as a state dict of float32 tensors; prints what it left out.
+def convert_tf_checkpoint_to_pytorch(
+    tf_checkpoint_path: str, bert_config_file: str, pytorch_dump_path: str
+) -> None:
+    """Writes a checkpoint as a state dict of float32 tensors; prints what is skipped.
 
     `pytorch_dump_path` is the file to write, or a folder for `pytorch_model.bin`. Raises ValueError
-    or OSError, before it writes, where checkpoint and configuration do not fit, or one is damaged.
+    or OSError, before anything is written, if the checkpoint does not fit the configuration or one
+    of the files is damaged.
     """
     checkpoint = Checkpoint(tf_checkpoint_path)
     config = BertConfig.from_json_file(bert_config_file)
     found = match(checkpoint.variables, config, checkpoint.prefix)
-    sizes = [checkpoint[variable].size for variable in found]  # verifies them, before it writes
+    # Reading a variable verifies its checksum, so damage is found before anything is written.
+    sizes = [checkpoint[variable].size for variable in found]
+
     path = pytorch_dump_path
     if os.path.isdir(path) or not os.path.basename(path):
         path = os.path.join(path, WEIGHTS)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_bin(path, arrays(checkpoint, found), 4 * sum(sizes))
+
     skipped = [variable for variable in checkpoint.variables if variable not in found]
     print_summary(path, sizes, skipped, checkpoint.variables)
 
 
-def print_summary(path, sizes, skipped, variables=()):
-    """Prints what was written and what was not; an optimizer's slots (x/adam_m) only by kind."""
+def print_summary(
+    path: str, sizes: list[int], skipped: list[str], variables: Iterable[str] = ()
+) -> None:
+    """Prints what was written to `path` and what was skipped.
+
+    An optimizer's slots, such as x/adam_m for a variable x of `variables`, are counted by kind.
+    """
     print(f"{path}: {len(sizes)} tensors, {sum(sizes):,} values")
     kinds = Counter()
     for name in skipped:
@@ -140,22 +200,19 @@ def print_summary(path, sizes, skipped, variables=()):
     print("skipped", ", ".join(f"{kind} ({n})" for kind, n in kinds.items()) or "nothing")
 
 
-def run(function, description, example, **files):
-    """The command line of `function`, whose arguments are the flags. Mistakes end with status 2."""
-    parser = flags.Parser(description, example)
-    parser.flags("files", **{name: (..., text) for name, text in files.items()})
-    flags.run(lambda: function(**vars(parser.parse_args())))
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Convert a TensorFlow checkpoint of BERT to PyTorch weights."
+    return flags.Parser("convert_tf_checkpoint_to_pytorch", description, EXAMPLE).parse_args(argv)
 
 
-def main():
-    run(
-        convert_tf_checkpoint_to_pytorch,
-        *__doc__.split("\n\n")[:2],
-        tf_checkpoint_path="prefix of the checkpoint to read (or its .index file, or its folder)",
-        bert_config_file="the bert_config.json of that checkpoint",
-        pytorch_dump_path="file to write, or a folder for pytorch_model.bin",
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    args = parse_args(argv)
+    convert_tf_checkpoint_to_pytorch(
+        args.tf_checkpoint_path, args.bert_config_file, args.pytorch_dump_path
     )
 
 
 if __name__ == "__main__":
-    main()
+    flags.run(main)

@@ -3,45 +3,63 @@
 Features are kept without padding; a batch is padded to its longest row when it is made.
 """
 
+import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 
-def truncate_seq_pair(tokens_a, tokens_b, max_num_tokens):
-    """Cuts two lists in place from their ends until both fit, as `_truncate_seq_pair` of Google's
-    run_classifier.py: a token at a time from the longer one, from B where they are equally long.
+def truncate_seq_pair(tokens_a: list, tokens_b: list, max_num_tokens: int) -> None:
+    """Shortens two lists in place until both together have at most `max_num_tokens`.
+
+    As `_truncate_seq_pair` of Google's run_classifier.py: one token at a time is removed from the
+    end of the longer list, or of B if both are equally long.
     """
     while len(tokens_a) + len(tokens_b) > max_num_tokens:
         longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
         longer.pop()
 
 
-def join_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length):
+def join_pair(
+    ids_a: Sequence[int], ids_b: Sequence[int], cls_id: int, sep_id: int, max_seq_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """[CLS] A [SEP] or [CLS] A [SEP] B [SEP], cut to fit: (ids, segment ids), int32 [length]."""
     if ids_b:
-        ids_a, ids_b = list(ids_a), list(ids_b)
+        ids_a = list(ids_a)
+        ids_b = list(ids_b)
         truncate_seq_pair(ids_a, ids_b, max_seq_length - 3)
     else:
-        # As Google: an empty second text is no second text.
-        ids_a, ids_b = ids_a[: max_seq_length - 2], []
-    ids = [cls_id, *ids_a, sep_id, *ids_b, *([sep_id] if ids_b else [])]
+        ids_a = ids_a[: max_seq_length - 2]
+
+    ids = [cls_id, *ids_a, sep_id]
+    # As Google: a second text that is empty, or has been cut to nothing, gets no [SEP] either.
+    if ids_b:
+        ids += [*ids_b, sep_id]
     segments = np.zeros(len(ids), np.int32)
     segments[len(ids_a) + 2 :] = 1
     return np.array(ids, np.int32), segments
 
 
-def pad_rows(rows, width=0):
-    """Arrays of several lengths -> int64 [B, longest, or `width` if that is more], 0-padded."""
+def pad_rows(rows: Sequence[np.ndarray], width: int = 0) -> torch.Tensor:
+    """B rows of different lengths, padded with 0 to the longest, or to `width` if that is more.
+
+    Returns int64 [B, width or longest].
+    """
     padded = np.zeros((len(rows), max(width, *(len(row) for row in rows))), np.int64)
     for target, row in zip(padded, rows):
         target[: len(row)] = row
     return torch.from_numpy(padded)
 
 
-def model_inputs(features, width=0):
-    """The three inputs of every model for these features: ids, token types, mask, each [B, S]."""
+def model_inputs(
+    features: Sequence, width: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The three inputs of every model for B features: ids, token types, mask.
+
+    Each is int64 [B, S], where S is the longest feature, or `width` if that is more.
+    """
     return (
         pad_rows([feature.input_ids for feature in features], width),
         pad_rows([feature.segment_ids for feature in features], width),
@@ -49,34 +67,66 @@ def model_inputs(features, width=0):
     )
 
 
-def num_train_steps(num_examples, batch_size, num_epochs):
-    """As Google: whole batches only, over all epochs together."""
+def num_train_steps(num_examples: int, batch_size: int, num_epochs: float) -> int:
+    """The number of whole batches in all epochs together, as Google counts it."""
     return int(num_examples / batch_size * num_epochs)
 
 
+class TrainingExamples:
+    """The features to train on, and what `training.train` needs to know of them.
+
+    num_examples  what --num_train_epochs counts; by default the features. Google's run_squad.py
+                  counts questions, of which a long paragraph makes several features
+    shards        the numbers of features that are shuffled together (see `step_examples`)
+    fingerprint   a checksum of the features' `fields`, which a resumed run compares
+    weight_of     None, or a function of a feature: its weight in a loss that is a weighted mean
+    """
+
+    weight_of = None
+
+    def __init__(self, features, fields, num_examples=None):
+        self.features = features
+        self.num_examples = num_examples or len(features)
+        self.shards = [len(features)]
+        self.fingerprint = 0
+        for feature in features:
+            for field in fields:
+                values = np.asarray(getattr(feature, field)).tobytes()
+                self.fingerprint = zlib.crc32(values, self.fingerprint)
+
+    def __getitem__(self, index):
+        return self.features[index]
+
+
 @lru_cache(maxsize=4)
-def epoch_order(size, seed, epoch, shard=0):
-    """The order of a shard's `size` rows in one epoch, a function of the numbers given alone."""
-    # The last 0 of a list's only shard leaves the random numbers as if it were not there.
+def epoch_order(size: int, seed: int, epoch: int, shard: int = 0) -> np.ndarray:
+    """The order of a shard's `size` rows in one epoch, which depends on the arguments alone."""
+    # NumPy pads seeds with zeros, so the last 0 of a single shard does not change the order.
     return np.random.Generator(np.random.PCG64([seed, epoch, shard])).permutation(size)
 
 
-def step_examples(shards, batch_size, step, seed):
+def step_examples(shards: Sequence[int], batch_size: int, step: int, seed: int) -> np.ndarray:
     """Indices of the examples of one training step, [batch_size].
 
-    `shards` are the numbers of rows that lie together, as in one file; a list of features is a
-    single shard. An epoch takes the shards in random order, and the rows of each in random order,
-    so that no more than one shard's order is held. Epochs follow one another without a gap, so a
-    batch may cross an epoch's end. Nothing but the step's number is needed to go on from here.
+    `shards` are the sizes of the groups of rows that are shuffled together, e.g. the rows of one
+    file; a list of features is a single shard. An epoch takes the shards in random order, and the
+    rows of each in random order, so the order of only one shard at a time is in memory. Epochs
+    follow one another without a gap, so a batch may cross the end of an epoch. The result depends
+    on the arguments alone: to resume a run, its step is enough.
     """
     ends = np.cumsum(shards)
-    position, indices = step * batch_size, []
+    position = step * batch_size
+    indices = []
     while len(indices) < batch_size:
         epoch, offset = divmod(position + len(indices), int(ends[-1]))
+
+        # No shard has the number len(shards), so the order of shards has its own random numbers.
         shard_order = epoch_order(len(shards), seed, epoch, len(shards))
         ends_in_epoch = np.cumsum(np.asarray(shards)[shard_order])
         place = np.searchsorted(ends_in_epoch, offset, side="right")
-        shard, left = int(shard_order[place]), int(ends_in_epoch[place]) - offset
+        shard = int(shard_order[place])
+        left = int(ends_in_epoch[place]) - offset  # rows of this shard from `offset` on
+
         order = epoch_order(shards[shard], seed, epoch, shard)
         row = shards[shard] - left
         chosen = order[row : row + batch_size - len(indices)]
@@ -84,9 +134,11 @@ def step_examples(shards, batch_size, step, seed):
     return np.array(indices)
 
 
-def length_sorted_batches(lengths, batch_size):
-    """Index arrays that cover every example once, the longest first: little padding in a batch,
-    and what does not fit into memory shows at once.
+def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
+    """Index arrays that cover every example once, the longest examples first.
+
+    Batches of similar lengths need little padding, and a batch size that is too large for the
+    memory fails at once.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

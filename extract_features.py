@@ -2,8 +2,9 @@
 
     python extract_features.py --input_file=input.txt --output_file=output.jsonl …
 
-The input has a text a line, or two parted by " ||| ". The output has a JSON object a line, for each
-token the values of each chosen layer; or with --output_format npz one array a text and layer.
+The input has one text per line, or a pair separated by " ||| ". The output has one JSON object per
+line, with the values of each chosen layer for each token; with --output_format npz it has one array
+per text and layer. --help shows a whole command.
 """
 
 import json
@@ -18,46 +19,30 @@ EXAMPLE = """  python extract_features.py --input_file=input.txt --output_file=o
     --init_checkpoint=$BERT_BASE_DIR/bert_model.ckpt --layers=-1,-2,-3,-4"""
 
 
-def parse_args(argv=None):
-    parser = flags.Parser("Write BERT's hidden states for a file of texts.", EXAMPLE)
-    parser.flags(
-        "task",
-        input_file=(..., "a text a line, or two parted by ' ||| '"),
-        output_file=(..., "file to write"),
-        output_format=("jsonl", "jsonl, as Google's, or npz: arrays text{N}_layer{L}, with the "
-                       "tokens in text{N}_tokens"),
-        layers=("-1,-2,-3,-4", "which layers, from the last, -1, or the first, 0"),
-        batch_size=(32, "texts in a batch"),
-        no_cuda=(False, "stay on the CPU where there is a GPU"),
-        bf16=(False, "matrix products in bfloat16"),
-    )  # fmt: skip
-    flags.add_model_flags(parser, max_seq_length=128)
-    args = parser.parse_args(argv)
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Write BERT's hidden states for a file of texts."
+    args = flags.Parser("extract_features", description, EXAMPLE).parse_args(argv)
     if not re.fullmatch(r"-?\d+(,-?\d+)*", args.layers):
-        raise ValueError(f"--layers {args.layers!r} is not a list of numbers like -1,-2,-3,-4")
-    if args.output_format not in ("jsonl", "npz"):
-        raise ValueError(f"--output_format {args.output_format} is neither jsonl nor npz")
-    if args.max_seq_length < 3 or args.batch_size < 1:
-        raise ValueError("--max_seq_length must be 3 or more and --batch_size 1 or more")
-    if not args.init_checkpoint:
-        raise ValueError("--init_checkpoint is needed: random weights have no features")
+        raise ValueError(f"--layers {args.layers!r} is not a list of numbers, as in -1,-2,-3,-4")
     folder = os.path.dirname(args.output_file) or "."
-    if os.path.isdir(args.output_file) or not os.path.isdir(folder):
-        raise ValueError(f"--output_file {args.output_file} is no file in a folder that exists")
+    if os.path.isdir(args.output_file):
+        raise ValueError(f"--output_file {args.output_file} is a folder: give a file to write")
+    if not os.path.isdir(folder):
+        raise ValueError(f"--output_file {args.output_file}: the folder {folder} does not exist")
     return args
 
 
-if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
-    flags.run(parse_args)
+# --help and a wrong flag are answered here, before the imports below load PyTorch.
+ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import numpy as np
 import torch
 
 import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import join_pair, model_inputs
 from files import atomic_write, read_lines
-from modeling import BertConfig, BertModel, load_weights
+from modeling import BertConfig, BertModel
 from tokenization import FullTokenizer
 
 
@@ -80,24 +65,28 @@ class InputFeatures:
 
 
 def read_examples(input_file):
-    """An InputExample for each line."""
+    """An InputExample for each line. Raises ValueError if there are none."""
     lines = read_lines(input_file)
     if not lines:
         raise ValueError(f"{input_file} is empty")
     examples = []
     for unique_id, line in enumerate(lines):
         pair = re.fullmatch(r"(.*) \|\|\| (.*)", line.strip())
-        examples.append(InputExample(unique_id, *(pair.groups() if pair else (line.strip(),))))
+        texts = pair.groups() if pair else (line.strip(),)
+        examples.append(InputExample(unique_id, *texts))
     return examples
 
 
 def convert_examples_to_features(examples, max_seq_length, tokenizer):
-    cls_id, sep_id = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
+    """An InputFeatures for each example, cut to `max_seq_length`."""
+    cls_id = tokenizer.vocab["[CLS]"]
+    sep_id = tokenizer.vocab["[SEP]"]
     features = []
     for example in examples:
+        ids_a = tokenizer.encode(example.text_a)
         ids_b = tokenizer.encode(example.text_b) if example.text_b else []
-        packed = join_pair(tokenizer.encode(example.text_a), ids_b, cls_id, sep_id, max_seq_length)
-        features.append(InputFeatures(example.unique_id, *packed))
+        input_ids, segment_ids = join_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length)
+        features.append(InputFeatures(example.unique_id, input_ids, segment_ids))
     return features
 
 
@@ -119,32 +108,48 @@ def json_line(feature, tokens, hidden_states, layers):
     }
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def write_json_lines(path, features, tokens, outputs, layers):
+    """A line for each text, as Google's."""
+    with atomic_write(path) as file:
+        for feature, words, states in zip(features, tokens, outputs):
+            file.write(json.dumps(json_line(feature, words, states, layers)) + "\n")
+
+
+def write_npz(path, features, tokens, outputs, layers):
+    """NumPy arrays text{N}_tokens and text{N}_layer{L} [tokens, hidden]."""
+    arrays = {}
+    for feature, words, states in zip(features, tokens, outputs):
+        name = f"text{feature.unique_id}"
+        arrays[f"{name}_tokens"] = np.array(words)
+        for layer, state in zip(layers, states):
+            arrays[f"{name}_layer{layer}"] = state
+    with atomic_write(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def execute(args) -> None:
+    """Does what the parsed flags ask for."""
     config = BertConfig.from_json_file(args.bert_config_file)
     layers = [int(layer) for layer in args.layers.split(",")]
     for layer in layers:
         if not -config.num_hidden_layers <= layer < config.num_hidden_layers:
-            raise ValueError(f"--layers: {layer} is not one of {config.num_hidden_layers} layers")
+            raise ValueError(
+                f"--layers: {layer} is not one of the model's {config.num_hidden_layers} layers"
+            )
     tokenizer = FullTokenizer(
         args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
     )
     flags.check_model(config, tokenizer.vocab, args)
-    features = convert_examples_to_features(
-        read_examples(args.input_file), args.max_seq_length, tokenizer
-    )
+    examples = read_examples(args.input_file)
+    features = convert_examples_to_features(examples, args.max_seq_length, tokenizer)
+
     cuda = torch.cuda.is_available() and not args.no_cuda
     runtime = training.Runtime(torch.device("cuda" if cuda else "cpu"))
     runtime.dtype = torch.bfloat16 if args.bf16 else torch.float32
-    training.describe(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
+    training.print_features(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
     model = BertModel(config)
-    training.load_initial(
-        model, args.init_checkpoint, load_weights, load_tf_weights, runtime, False
-    )
+    training.load_initial_weights(model, args.init_checkpoint, runtime, head_may_be_new=False)
     model.to(runtime.device)
-
-    def make_batch(rows, total):
-        return model_inputs(rows)
 
     def states_of(model, batch):
         all_encoder_layers, _ = model(*batch)
@@ -153,23 +158,18 @@ def main(argv=None):
         return [one[:, :length].numpy() for one, length in zip(chosen, lengths)]
 
     outputs = training.predict(
-        runtime, model, features, args.batch_size, make_batch, states_of, "extract"
+        runtime, model, features, args.batch_size, model_inputs, states_of, "extract"
     )
     tokens = [tokenizer.convert_ids_to_tokens(f.input_ids.tolist()) for f in features]
-    if args.output_format == "npz":
-        arrays = {}
-        for feature, words, states in zip(features, tokens, outputs):
-            name = f"text{feature.unique_id}"
-            arrays[f"{name}_tokens"] = np.array(words)
-            arrays |= {f"{name}_layer{n}": state for n, state in zip(layers, states)}
-        with atomic_write(args.output_file, "wb") as file:
-            np.savez(file, **arrays)
-    else:
-        with atomic_write(args.output_file) as file:
-            for feature, words, states in zip(features, tokens, outputs):
-                file.write(json.dumps(json_line(feature, words, states, layers)) + "\n")
+    write = write_npz if args.output_format == "npz" else write_json_lines
+    write(args.output_file, features, tokens, outputs, layers)
     print(f"{len(features)} texts: {args.output_file}")
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    execute(parse_args(argv))
+
+
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(execute, ARGS)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read as lines, found by pattern; names in the output folder."""
+"""Files: written whole or not at all, read as lines, found by pattern; an output folder's names."""
 
 import contextlib
 import glob

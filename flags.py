@@ -12,6 +12,7 @@ import argparse
 import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -311,7 +312,7 @@ FLAGS = {
             "init_checkpoint", MODEL_USERS, str,
             {CLASSIFIER: None, SQUAD: None, PRETRAINING: None, FEATURES: REQUIRED},
             "weights to start from: a file or folder of PyTorch weights, or a TensorFlow "
-            "checkpoint; without it training starts from random weights",
+            "checkpoint; without this flag, training starts from random weights",
             metavar="PATH", google="none, features required", port="none, features required",
         ),
         Flag(
@@ -580,7 +581,7 @@ class Parser(argparse.ArgumentParser):
         missing = [
             f"--{flag.name}"
             for flag in flags
-            if flag.default_of(self.script) == REQUIRED and getattr(args, flag.name) is None
+            if flag.default_of(self.script) == REQUIRED and not getattr(args, flag.name)
         ]
         if missing:
             raise ValueError(
@@ -604,7 +605,12 @@ class Parser(argparse.ArgumentParser):
         if not names:
             return f"{rest[0]!r} does not belong to a flag"
 
-        known = [option for action in self._actions for option in action.option_strings]
+        known = [
+            option
+            for action in self._actions
+            for option in action.option_strings
+            if action.dest not in MEANINGLESS
+        ]
         close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in names}
         if len(names) == 1:
             hint = f"did you mean {close[names[0]][0]}?" if close[names[0]] else "see --help"
@@ -728,56 +734,45 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
 
 def markdown() -> str:
     """The content of docs/flags.md."""
+    flags = [flag for group in FLAGS.values() for flag in group]
     scripts = "\n".join(f"- {short}: `{script}.py`" for script, short in SCRIPTS.items())
-    rows = "\n".join(_row(flag) for flags in FLAGS.values() for flag in flags)
+    rows = "\n".join(_row(flag) for flag in flags)
+    aliases = ", ".join(f"`--{flag.alias}` for `--{flag.name}`" for flag in flags if flag.alias)
     meaningless = ", ".join(f"`--{name}`" for name in MEANINGLESS)
-    aliases = "; ".join(
-        f"`--{flag.alias}` is `--{flag.name}`"
-        for flags in FLAGS.values()
-        for flag in flags
-        if flag.alias
-    )
-    resumable = ", ".join(
-        f"`--{name}`"
-        for name in dict.fromkeys(flag.name for flags in FLAGS.values() for flag in flags)
-        if name in MAY_DIFFER
-    )
-    return f"""\
-# Flags
-
-<!-- Written by `python flags.py > docs/flags.md`. -->
-
-Each script explains its own flags with `--help`. This table shows all of them, with the defaults
-of Google's scripts (google-research/bert, December 2018), of the first PyTorch port (November
-2018) and of the scripts here. "{ABSENT}" means that the flag does not exist there. A value holds for
-all scripts in the second column, except those that the cell names. The first port had no scripts
-for pre-training, and Google has no converters. The scripts are:
-
-{scripts}
-
-A value follows its flag after a space or `=`. A value that begins with `-` needs the `=`, as in
-`--layers=-1,-2`, unless it is a number. A switch (true or false) is given as `--flag`,
-`--flag=true`, `--flag true` or `--no_flag`. Names cannot be abbreviated.
-
-| flag | scripts | Google | first port | here | what it does |
-|---|---|---|---|---|---|
-{rows}
-
-Other spellings: {aliases}.
-
-These flags of Google's or the port's have no meaning here. They are accepted with a line that says
-so: {meaningless}.
-
-A run that was stopped resumes when its command is given again. These flags may then differ, since
-they do not change what training computes: {resumable}. If another one differs, the
-run stops and names it.
-
-A mistake is reported in one line with exit status 2, before any work and before PyTorch is loaded
-if the flags alone show it. `BERT_DEBUG=1` in the environment shows the traceback.
-
-`squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]` takes its files by position; its
-flag is that of SQuAD's own evaluation script.
-"""
+    resumable = ", ".join(f"`--{flag.name}`" for flag in flags if flag.may_differ)
+    paragraphs = [
+        "Each script explains its own flags with `--help`. This table shows all of them, with the "
+        "defaults of Google's scripts (google-research/bert, December 2018), of the first PyTorch "
+        f'port (November 2018) and of the scripts here. "{ABSENT}" means that the flag does not '
+        "exist there. A value holds for all scripts in the second column, except those that the "
+        "cell names. The first port had no scripts for pre-training, and Google has no "
+        "converters. The scripts are:",
+        scripts,
+        "A value follows its flag after a space or `=`. A value that begins with `-` needs the "
+        "`=`, as in `--layers=-1,-2`, unless it is a number. A switch (true or false) is given as "
+        "`--flag`, `--flag=true`, `--flag true` or `--no_flag`. Names cannot be abbreviated.",
+        f"| flag | scripts | Google | first port | here | what it does |\n|{6 * '---|'}\n{rows}",
+        f"Other spellings: {aliases}.",
+        "These flags of Google's or the port's have no meaning here. They are accepted with a "
+        f"line that says so: {meaningless}.",
+        "A run that was stopped resumes when its command is given again. The following flags may "
+        f"then differ, because they do not change what training computes: {resumable}. If "
+        "another flag differs, the run stops and names it.",
+        "A mistake is reported in one line with exit status 2, before any work, and before "
+        "PyTorch is loaded if the flags alone show it. `BERT_DEBUG=1` in the environment shows "
+        "the traceback.",
+        "`squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]` takes its files by "
+        "position; its flag is that of SQuAD's own evaluation script.",
+    ]
+    lines = [
+        text if text[0] in "-|" else textwrap.fill(text, 100, break_on_hyphens=False)
+        for text in (
+            "# Flags",
+            "<!-- Written by `python flags.py > docs/flags.md`. -->",
+            *paragraphs,
+        )
+    ]
+    return "\n\n".join(lines) + "\n"
 
 
 def _row(flag):

@@ -239,6 +239,7 @@ class Instances:
     paths, rows, checksums   each file's name, number of rows, and `checksum`
     shards                   the sizes of the runs of rows that are shuffled together, at most SHARD
     fingerprint              a checksum of all files
+    num_examples             the number of rows
     self[i]                  a row, as `checked_row` returns it
     """
 
@@ -260,6 +261,15 @@ class Instances:
 
     def __len__(self):
         return int(self._ends[-1])
+
+    @property
+    def num_examples(self) -> int:
+        return len(self)
+
+    @staticmethod
+    def weight_of(row: SimpleNamespace) -> float:
+        """The masked positions of a row, over which the masked-LM loss is a mean."""
+        return row.masked_lm_weights.sum()
 
     def __getitem__(self, index: int) -> SimpleNamespace:
         if not 0 <= index < len(self):

@@ -1,24 +1,17 @@
-"""What a training run shows and keeps of its steps: progress bar, JSON-lines log, TensorBoard.
-
-And what stops it between two checkpoints: a loss that is no number, or a signal.
-"""
+"""What a training run shows and keeps of its steps: progress bar, JSON-lines log, TensorBoard."""
 
 import json
-import math
 import os
-import signal
-import sys
 import time
 from itertools import islice
 
-import torch
 from tqdm import tqdm
 
 from files import LOG
 
 
 def summary_writer():
-    """The class that writes TensorBoard's files. Raises ValueError where the package is missing."""
+    """The class that writes TensorBoard's files. Raises ValueError if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -29,121 +22,103 @@ def summary_writer():
 
 
 class Log:
-    """The log of a run that has done `first` of its `steps`.
+    """The log of a run that has done `start` of its `steps`.
 
-    Rank 0 writes training_log.jsonl to --output_dir, a line for each step, and the same figures to
-    --tensorboard. What an earlier process logged beyond `first` is done again, and replaced.
+    Rank 0 writes a line for each step to training_log.jsonl in --output_dir, and the same figures
+    to --tensorboard. Lines beyond `start`, which an earlier process logged, are removed: those
+    steps are computed again.
     """
 
-    EVERY = 10  # steps between two looks at a GPU, each of which waits for it
-    TIMED = 5  # steps after which the time that is left is told
+    STEPS_BEFORE_ETA = 5
 
-    def __init__(self, args, runtime, first, steps):
-        self.runtime, self.batch_size, self.steps = runtime, args.train_batch_size, steps
-        self.pending, self.signal, self.output_dir = [], 0, args.output_dir
-        self.first, self.begin = first, time.monotonic()
-        self.last_look, self.told = self.begin, False
-        self.file = self.events = None
-        self.handlers = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+    def __init__(self, args, runtime, start, steps):
+        self.batch_size = args.train_batch_size
+        self.is_main = runtime.is_main
+        self.start = start
+        self.steps = steps
+        self.started = time.monotonic()
+        self.last_added = self.started
+        self.eta_shown = False
+        self.file = None
+        self.events = None
         self.bar = tqdm(
-            total=steps, initial=first, unit="step", disable=not runtime.is_main,
+            total=steps, initial=start, unit="step", disable=not self.is_main,
             dynamic_ncols=True, mininterval=0.5,
         )  # fmt: skip
-        if runtime.is_main:
+        if self.is_main:
             path = os.path.join(args.output_dir, LOG)
             self.file = open(path, "ab", buffering=0)
-            with open(path, "rb") as file:  # Cut, not written anew: a kill may come at any time.
-                self.file.truncate(sum(map(len, islice(file, first))))
+            # Truncated in place rather than rewritten, since a kill may come at any time.
+            with open(path, "rb") as file:
+                self.file.truncate(sum(map(len, islice(file, start))))
             if args.tensorboard:
-                # TensorBoard hides what earlier files hold of these steps.
-                self.events = summary_writer()(args.tensorboard, purge_step=first + 1)
+                # TensorBoard then hides what earlier event files hold of these steps.
+                self.events = summary_writer()(args.tensorboard, purge_step=start + 1)
 
-    def _on_signal(self, number, _):
-        if self.signal:  # asked twice
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def add(self, step, loss, learning_rate, look):
-        """Notes a step; returns whether the run was asked to stop. Raises ValueError for a NaN.
-
-        `look`: a checkpoint follows, so that everything up to here must be known and on the disk.
-        """
-        self.pending.append((step, learning_rate, loss))
-        if self.runtime.device.type == "cuda" and not look and (step + 1) % self.EVERY:
-            return False
-        numbers = torch.stack([loss for *_, loss in self.pending] + [loss.new_tensor(self.signal)])
-        *losses, signals = self.runtime.sum(numbers).tolist()
+    def add(self, steps, losses, learning_rates):
+        """Logs steps (counted from 1) that have been computed since the last call."""
         now = time.monotonic()
-        rate = len(losses) * self.batch_size / max(now - self.last_look, 1e-9)
-        self.last_look = now
-        for (step, learning_rate, _), loss in zip(self.pending, losses):
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"the loss at step {step + 1} is {loss}: stopped; the last checkpoint is kept. "
-                    f"Lower --learning_rate, or use float32"
-                )
-            self._write(step + 1, loss, float(learning_rate), rate)
-        if self.events and look:
-            self.events.flush()
-        self.bar.set_postfix(
-            loss=f"{losses[-1]:.4f}", lr=f"{learning_rate:.2e}", ex_s=f"{rate:.1f}", refresh=False
-        )
-        self.bar.update(len(losses))
-        self._tell_time(step + 1, now)
-        self.pending.clear()
-        return signals > 0
+        examples_per_second = len(steps) * self.batch_size / max(now - self.last_added, 1e-9)
+        self.last_added = now
 
-    def _write(self, step, loss, learning_rate, rate):
+        for step, loss, learning_rate in zip(steps, losses, learning_rates):
+            self._write(step, loss, float(learning_rate), examples_per_second)
+        self.bar.set_postfix(
+            loss=f"{losses[-1]:.4f}",
+            lr=f"{learning_rates[-1]:.2e}",
+            ex_s=f"{examples_per_second:.1f}",
+            refresh=False,
+        )
+        self.bar.update(len(steps))
+        self._show_eta(steps[-1], now)
+
+    def _write(self, step, loss, learning_rate, examples_per_second):
         if self.file:
             line = {
-                "step": step, "loss": loss, "learning_rate": learning_rate,
-                "examples_per_second": round(rate, 2),
-            }  # fmt: skip
+                "step": step,
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "examples_per_second": round(examples_per_second, 2),
+            }
             try:
                 self.file.write(f"{json.dumps(line)}\n".encode())
             except OSError as error:
                 raise OSError(f"{self.file.name} could not be written: {error}") from None
         if self.events:
-            figures = {"loss": loss, "learning_rate": learning_rate, "examples/s": rate}
-            for name, value in figures.items():
-                self.events.add_scalar(name, value, step)
+            self.events.add_scalar("loss", loss, step)
+            self.events.add_scalar("learning_rate", learning_rate, step)
+            self.events.add_scalar("examples/s", examples_per_second, step)
 
-    def _tell_time(self, done, now):
-        """Says once how long the rest will take, from the first steps' time."""
-        if self.told or done - self.first < self.TIMED or done == self.steps:
+    def _show_eta(self, done, now):
+        """Prints once, from the time of the first steps, how long the rest will take."""
+        if self.eta_shown or done - self.start < self.STEPS_BEFORE_ETA or done == self.steps:
             return
-        self.told = True
-        each = (now - self.begin) / (done - self.first)
-        if self.runtime.is_main:
+        self.eta_shown = True
+        seconds = (now - self.started) / (done - self.start)
+        remaining = self.steps - done
+        if self.is_main:
             self.bar.write(
-                f"{each:.3g} s a step: the other {self.steps - done:,} steps will take about "
-                f"{duration(each * (self.steps - done))}"
+                f"{seconds:.3g} s per step: the remaining {remaining:,} steps will take about "
+                f"{duration(seconds * remaining)}"
             )
 
-    def stopped(self, step):
-        """Ends the process that a signal asked to stop, with the conventional exit status."""
-        self.close()
-        self.runtime.print(
-            f"stopped by a signal after step {step} of {self.steps}: "
-            f"the same command goes on from {self.output_dir}"
-        )
-        sys.exit(128 + (self.signal or signal.SIGTERM))
+    def flush(self):
+        """Puts everything that was added on the disk."""
+        if self.events:
+            self.events.flush()
 
     def close(self):
         self.bar.close()
         for file in (self.file, self.events):
             if file:
                 file.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Seconds in the two units that matter: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
-    minutes, hours, days = seconds / 60, seconds // 3600, seconds // 86400
+    minutes = seconds / 60
+    hours = seconds // 3600
+    days = seconds // 86400
     if minutes < 2:
         return f"{seconds:.0f} s"
     if hours < 1:

@@ -1,7 +1,8 @@
 """A finished run as one HTML page, report.html: figures, curves, errors, flags.
 
-The page needs neither network nor script; report_template.html is its frame and style. All that
-comes from data and flags is escaped. How much of the data is shown is capped: the file stays small.
+The page needs neither a network nor scripts; report_template.html is its frame and style.
+Everything that comes from data and flags is escaped. The page shows a limited part of the data, so
+that the file stays small.
 """
 
 import json
@@ -11,6 +12,7 @@ import platform
 import re
 import string
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from operator import itemgetter
@@ -18,36 +20,54 @@ from pathlib import Path
 
 from files import LOG, REPORT, RUN, atomic_write
 
-POINTS = 500  # of a curve
-EXAMPLES, ANSWERS = 50, 100  # of a classifier the wrong ones; wrong, right and empty ones of SQuAD
-LABELS = 40  # with more there is no confusion matrix
-UNMARKED = 1500  # characters of a paragraph shown in one piece where nothing is marked
+# Caps on how much of the data a page shows.
+MAX_POINTS = 500  # of a curve
+MAX_DOTS = 1000  # of a regression's chart
+MAX_EXAMPLES = 50  # wrong examples of a classifier
+MAX_ANSWERS = 100  # SQuAD answers of each kind: wrong, right, empty
+MAX_MATRIX_LABELS = 40  # with more labels there is no confusion matrix
+MAX_UNMARKED_CHARS = 1500  # of a stretch of a paragraph in which nothing is marked
+
+# A chart in the units of its SVG: 400 wide, 244 high, y counted from the top.
+CHART_LEFT = 54
+CHART_RIGHT = 388
+CHART_TOP = 15
+CHART_BOTTOM = 205
 
 
-def write_report(output_dir, results, sections=()):
-    """Writes report.html to `output_dir` and returns its path. Raises OSError.
+def write_report(
+    output_dir: str, results: Mapping[str, float], sections: Iterable[str] = ()
+) -> str:
+    """Writes report.html to `output_dir` and returns its path.
 
-    `results` gives names their numbers and may be empty; `sections` are what `classification` and
-    `answers` return. Reads run.json and training_log.jsonl of `output_dir` where they are there.
+    `results` maps names to numbers and may be empty. `sections` are what `classification` and
+    `answers` return. Also shows run.json and training_log.jsonl of `output_dir` if they exist.
+    Raises OSError.
     """
     run = {}
     with suppress(FileNotFoundError), open(os.path.join(output_dir, RUN), "rb") as file:
         run = json.load(file)
     flags = run.pop("flags", {})
-    parts = [
-        _table("Results", "results", {name: f"{value:.7g}" for name, value in results.items()}),
+
+    results = {name: f"{value:.7g}" for name, value in results.items()}
+    versions = {**run, "python": platform.python_version()}
+    body = [
+        _table("Results", "results", results),
         _training(os.path.join(output_dir, LOG)),
         *sections,
-        _table("Versions", "facts", {**run, "python": platform.python_version()}),
+        _table("Versions", "facts", versions),
         _table("Flags", "facts", flags),
     ]
+
     template = Path(__file__).with_name("report_template.html").read_text("utf-8")
+    name = os.path.basename(os.path.abspath(output_dir))
+    about = " · ".join(filter(None, (run.get("script"), flags.get("task_name"))))
     page = string.Template(template).substitute(
-        name=escape(os.path.basename(os.path.abspath(output_dir))), body="".join(parts),
-        about=escape(" · ".join(filter(None, (run.get("script"), flags.get("task_name"))))),
-    )  # fmt: skip
+        name=escape(name), about=escape(about), body="".join(body)
+    )
+
     path = os.path.join(output_dir, REPORT)
-    # Half of a surrogate pair, which JSON can hold, is no UTF-8 and becomes "?".
+    # JSON can contain half of a surrogate pair, which UTF-8 cannot: it becomes "?".
     with atomic_write(path, "wb") as file:
         file.write(page.encode("utf-8", errors="replace"))
     return path
@@ -57,198 +77,307 @@ def _section(title, *parts):
     return f"<section>\n<h2>{escape(title)}</h2>\n{''.join(parts)}</section>\n"
 
 
-def _table(title, kind, facts):
-    """A section with a table of names and values; "" where there are none."""
+def _table(title, kind, entries):
+    """A section with a table of names and values; "" if there are none. `kind` is its class."""
+    if not entries:
+        return ""
     body = ""
-    for name, value in facts.items():
-        value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for name, value in entries.items():
+        if not isinstance(value, str):
+            value = json.dumps(value, ensure_ascii=False)
         body += f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n'
-    table = f'<table class="{kind}"><tbody>\n{body}</tbody></table>\n'
-    return _section(title, table) if facts else ""
+    return _section(title, f'<table class="{kind}"><tbody>\n{body}</tbody></table>\n')
 
 
 def _training(path):
-    """The section with the curves of a training log; "" where there is none."""
-    rows, broken = [], 0
+    """The section with the curves of a training log; "" if there is no log."""
+    rows = []
+    num_damaged = 0
     with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 entry = json.loads(line)
-                rows.append([entry[name] for name in ("step", "loss", "learning_rate")])
-            except (ValueError, TypeError, KeyError):  # a killed run's last line
-                broken += 1
+                rows.append((entry["step"], entry["loss"], entry["learning_rate"]))
+            except (ValueError, TypeError, KeyError):  # e.g. the last line of a killed run
+                num_damaged += 1
     if not rows:
         return ""
+
     steps, losses, rates = zip(*rows)
-    keep = 1 - 1 / max(1.0, len(rows) / 20)  # of the mean before, at a step
-    total, weight, smooth = 0.0, 0.0, []
-    for loss in losses:
-        total, weight = total * keep + loss, weight * keep + 1
-        smooth.append(total / weight)
-    curves = {"raw": [*zip(steps, losses)], "smooth": [*zip(steps, smooth)]}
+    curves = {
+        "raw": list(zip(steps, losses)),
+        "smooth": list(zip(steps, _smoothed(losses))),
+    }
     key = ' <span class="key raw"></span>each step <span class="key"></span>smoothed'
     charts = _chart("Loss", "step", curves, key)
-    charts += _chart("Learning rate", "step", {"rate": [*zip(steps, rates)]})
-    note = f"<p>{broken} lines of the log are broken and left out.</p>\n" if broken else ""
+    charts += _chart("Learning rate", "step", {"rate": list(zip(steps, rates))})
+
+    note = ""
+    if num_damaged:
+        note = f"<p>Damaged lines of the log, not shown: {num_damaged}</p>\n"
     return _section("Training", f'<div class="charts">\n{charts}</div>\n{note}')
 
 
+def _smoothed(losses):
+    """The exponential moving average of the losses, over about a twentieth of the run.
+
+    Dividing by the sum of the weights removes the bias toward 0 at the beginning.
+    """
+    keep = 1 - 1 / max(1.0, len(losses) / 20)
+    total = 0.0
+    weight = 0.0
+    smooth = []
+    for loss in losses:
+        total = total * keep + loss
+        weight = weight * keep + 1
+        smooth.append(total / weight)
+    return smooth
+
+
 def _chart(title, x_name, series, key=""):
-    """A figure of axes and `series`: class ("dots" are no curve) to points (x, y)."""
+    """A figure with axes and `series`: {CSS class: points (x, y)}; "dots" are not joined."""
     xs, ys = zip(*(point for points in series.values() for point in points))
-    x_low, x_high, y_ticks = min(xs), max(xs), _ticks(min(0.0, *ys), max(0.0, *ys))
-    y_low, y_high = y_ticks[0], y_ticks[-1]
-    at_x = lambda x: f"{54 + (x - x_low) * 334 / (x_high - x_low or 1):.1f}"  # noqa: E731
-    at_y = lambda y: f"{205 - (y - y_low) * 190 / (y_high - y_low or 1):.1f}"  # noqa: E731
+    x_low = min(xs)
+    x_high = max(xs)
+    y_ticks = _ticks(min(0.0, *ys), max(0.0, *ys))
+    y_low = y_ticks[0]
+    y_high = y_ticks[-1]
+
+    def at_x(x):
+        offset = (x - x_low) * (CHART_RIGHT - CHART_LEFT) / (x_high - x_low or 1)
+        return f"{CHART_LEFT + offset:.1f}"
+
+    def at_y(y):
+        offset = (y - y_low) * (CHART_BOTTOM - CHART_TOP) / (y_high - y_low or 1)
+        return f"{CHART_BOTTOM - offset:.1f}"
+
     marks = ""
     for y in y_ticks:
-        marks += f'<line x1="54" x2="388" y1="{at_y(y)}" y2="{at_y(y)}"/>'
-        marks += f'<text class="y" x="48" y="{at_y(y)}">{_tick(y)}</text>\n'
-    for x in (x for x in _ticks(x_low, x_high) if x_low <= x <= x_high):
-        marks += f'<line x1="{at_x(x)}" x2="{at_x(x)}" y1="205" y2="210"/>'
-        marks += f'<text class="x" x="{at_x(x)}" y="224">{_tick(x)}</text>\n'
+        height = at_y(y)
+        marks += f'<line x1="{CHART_LEFT}" x2="{CHART_RIGHT}" y1="{height}" y2="{height}"/>'
+        marks += f'<text class="y" x="48" y="{height}">{_number(y)}</text>\n'
+    for x in _ticks(x_low, x_high):
+        if x_low <= x <= x_high:
+            place = at_x(x)
+            marks += f'<line x1="{place}" x2="{place}" y1="{CHART_BOTTOM}" y2="210"/>'
+            marks += f'<text class="x" x="{place}" y="224">{_number(x)}</text>\n'
+
     for kind, points in series.items():
         if kind == "dots":
-            marks += "".join(f'<circle cx="{at_x(x)}" cy="{at_y(y)}" r="3"/>' for x, y in points)
+            for x, y in points:
+                marks += f'<circle cx="{at_x(x)}" cy="{at_y(y)}" r="3"/>'
         else:
             line = " ".join(f"{at_x(x)},{at_y(y)}" for x, y in _thin(points))
             marks += f'<polyline class="{kind}" points="{line}"/>\n'
-    (x, y), (last_x, last_y) = points[0], points[-1]
+
+    # The description, for a screen reader, is that of the last series.
+    first_x, first_y = points[0]
+    last_x, last_y = points[-1]
     return (
         f"<figure><figcaption>{title}{key}</figcaption>\n"
         f'<svg viewBox="0 0 400 244" role="img"><title>{title} by {x_name}</title>'
-        f"<desc>{len(points)} points, from {_tick(y)} at {_tick(x)} to {_tick(last_y)} at "
-        f"{_tick(last_x)}; lowest {_tick(min(ys))}, highest {_tick(max(ys))}.</desc>\n{marks}"
+        f"<desc>{len(points)} points, from {_number(first_y)} at {_number(first_x)} to "
+        f"{_number(last_y)} at {_number(last_x)}; lowest {_number(min(ys))}, "
+        f"highest {_number(max(ys))}.</desc>\n{marks}"
         f'<text class="x" x="221" y="241">{x_name}</text></svg></figure>\n'
     )
 
 
 def _thin(points):
-    """At most POINTS of the points: the lowest and the highest of so many parts, peaks included."""
-    if len(points) <= POINTS:
+    """At most MAX_POINTS of the points: the lowest and the highest of each of equal parts.
+
+    In this way the curve keeps its peaks.
+    """
+    if len(points) <= MAX_POINTS:
         return points
-    size = math.ceil(2 * len(points) / POINTS)
-    parts = [points[start : start + size] for start in range(0, len(points), size)]
-    ends = ((f(part, key=itemgetter(1)) for f in (min, max)) for part in parts)
-    return [point for pair in ends for point in sorted(pair)]
+    size = math.ceil(2 * len(points) / MAX_POINTS)
+    kept = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        lowest = min(part, key=itemgetter(1))
+        highest = max(part, key=itemgetter(1))
+        kept += sorted((lowest, highest))
+    return kept
 
 
 def _ticks(low, high):
-    """Round numbers, 7 at most, from the last one below `low` to the first above `high`."""
+    """At most 7 round numbers, from the last one below `low` to the first one above `high`."""
     size = 10.0 ** math.floor(math.log10((high - low or 1) / 5))
     size *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= 5.001)
-    return [n * size for n in range(math.floor(low / size + 0.001), math.ceil(high / size + 0.999))]
+    first = math.floor(low / size + 0.001)
+    last = math.ceil(high / size - 0.001)
+    return [number * size for number in range(first, last + 1)]
 
 
-def _tick(value):
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}".replace("e-0", "e-")
+def _number(value):
+    """A number as the axes show it."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}".replace("e-0", "e-")
 
 
-def classification(labels, label_ids, logits, texts, title="Evaluation"):
-    """A section: confusion matrix, and the wrong examples of the highest confidence.
+def classification(
+    labels: Sequence[str],
+    label_ids: Sequence[float],
+    logits: Sequence[Sequence[float]],
+    texts: Sequence[tuple[str, str | None]],
+    title: str = "Evaluation",
+) -> str:
+    """A section with the confusion matrix, and the wrong examples with the highest confidence.
 
-    `labels` are names in the order of the model's outputs, `label_ids` [n] their indices, `logits`
-    [n, labels], `texts` n pairs of a text and a second one or None. Without `labels` it is a
-    regression: `label_ids` are scores, `logits` [n, 1], and the largest errors are shown.
+    `labels` are the names in the order of the model's outputs, `label_ids` [n] are their indices,
+    `logits` are [n, labels], and `texts` are n pairs of a text and either a second one or None.
+    Without `labels` it is a regression: `label_ids` are the scores, `logits` are [n, 1], and the
+    examples with the largest errors are shown. Raises ValueError if the lengths differ.
     """
-    counts, dots, wrong = Counter(), [], []
+    counts = Counter()  # (label, prediction) to their number
+    dots = []  # of a regression: (true score, predicted score)
+    wrong = []  # (how wrong, for sorting; what was predicted; texts)
     for label, row, pair in zip(label_ids, map(list, logits), texts, strict=True):
         if not labels:
             dots.append((label, row[0]))
             wrong.append((abs(row[0] - label), f"{row[0]:.3f} instead of {label:.3f}", pair))
             continue
+
         guess = row.index(max(row))
         counts[label, guess] += 1
         if guess != label:
-            share = 1 / sum(math.exp(logit - row[guess]) for logit in row)
-            told = f"“{labels[guess]}” ({share:.1%}) instead of “{labels[label]}”"
-            wrong.append((share, told, pair))
-    told = f"{len(wrong)} of {len(texts)} examples are wrong, the most confident first"
-    picture = _matrix(title, labels, counts) if 0 < len(labels) <= LABELS else ""
+            probability = 1 / sum(math.exp(logit - row[guess]) for logit in row)
+            verdict = f"“{labels[guess]}” ({probability:.1%}) instead of “{labels[label]}”"
+            wrong.append((probability, verdict, pair))
+
+    picture = ""
     if dots:
-        picture = _chart("Predicted scores", "true score", {"dots": dots[:: len(dots) // 1000 + 1]})
-        told = f"{len(texts)} examples, the largest error first"
-    shown = sorted(wrong, key=itemgetter(0), reverse=True)[:EXAMPLES]
+        interval = len(dots) // MAX_DOTS + 1
+        picture = _chart("Predicted scores", "true score", {"dots": dots[::interval]})
+    elif 0 < len(labels) <= MAX_MATRIX_LABELS:
+        picture = _matrix(title, labels, counts)
+
+    shown = sorted(wrong, key=itemgetter(0), reverse=True)[:MAX_EXAMPLES]
+    if dots:
+        summary = f"{len(texts)} examples, the largest error first; {len(shown)} shown"
+    else:
+        summary = (
+            f"{len(wrong)} of {len(texts)} examples are wrong, the most confident first; "
+            f"{len(shown)} shown"
+        )
+
     items = ""
     for _, verdict, pair in shown:
         items += f'<li><p class="no">predicted {escape(verdict)}</p>\n'
-        items += "".join(f'<p dir="auto">{escape(text)}</p>\n' for text in pair if text) + "</li>\n"
-    return _section(title, picture, f"<p>{told}; {len(shown)} shown</p>\n<ol>{items}</ol>\n")
+        for text in filter(None, pair):
+            items += f'<p dir="auto">{escape(text)}</p>\n'
+        items += "</li>\n"
+    return _section(title, picture, f"<p>{summary}</p>\n<ol>{items}</ol>\n")
 
 
 def _matrix(title, labels, counts):
+    """The confusion matrix as a table; the darker a cell, the larger its share of the row."""
     body = ""
     for label, name in enumerate(labels):
         row = [counts[label, guess] for guess in range(len(labels))]
         body += f'<tr><th scope="row">{escape(name)}</th>'
         for guess, count in enumerate(row):
-            share, hit = count / max(sum(row), 1), ' class="hit"' if guess == label else ""
-            body += f'<td{hit} style="--share:{share:.3f}">{count}<small>{share:.1%}</small></td>'
+            share = count / max(sum(row), 1)
+            css_class = ' class="hit"' if guess == label else ""
+            body += f'<td{css_class} style="--share:{share:.3f}">'
+            body += f"{count}<small>{share:.1%}</small></td>"
         body += f"<td>{sum(row)}</td></tr>\n"
+
     names = "".join(f'<th scope="col">{escape(name)}</th>' for name in labels)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}: matrix">'
-        '<table class="matrix"><caption>Confusion matrix: how often a true label (row) was '
-        "predicted to be which (column)</caption>\n<thead><tr>"
+        '<table class="matrix"><caption>Confusion matrix: a row for each true label, a column for '
+        "each predicted one</caption>\n<thead><tr>"
         f'<th scope="col">true \\ predicted</th>{names}<th scope="col">all</th></tr></thead>\n'
         f"<tbody>\n{body}</tbody></table></div>\n"
     )
 
 
-def answers(questions):
-    """A section: each question, its paragraph, and there the gold and the predicted answers marked.
+def answers(questions: Iterable[dict]) -> str:
+    """A section with each question and its paragraph, the gold and predicted answers marked in it.
 
-    `questions` are dicts with id, question, context, gold [(offset in context, text)], predicted
-    (text), start (its offset in context, or None), exact (bool), f1 (0 to 1). At most ANSWERS of
-    each kind are shown, wrong ones first.
+    `questions` are dicts with these keys: id, question, context; gold, a list of (offset in the
+    context, text); predicted, a text; start, the prediction's offset in the context or None; exact,
+    a bool; f1, from 0 to 1. At most MAX_ANSWERS of each kind are shown, wrong ones first.
     """
-    ranked = sorted(questions, key=lambda q: q["f1"])  # stable: equal ones as in the file
+    ranked = sorted(questions, key=itemgetter("f1"))  # stable: equal ones stay in the file's order
     kinds = {
-        "all": ranked, "wrong": [q for q in ranked if not q["exact"]],
+        "all": ranked,
+        "wrong": [q for q in ranked if not q["exact"]],
         "right": [q for q in ranked if q["exact"]],
         "empty": [q for q in ranked if not q["predicted"]],
-    }  # fmt: skip
-    shown = {q["id"]: q for kind in ("wrong", "right", "empty") for q in kinds[kind][:ANSWERS]}
+    }
+
+    shown = {}
+    for kind in ("wrong", "right", "empty"):
+        for question in kinds[kind][:MAX_ANSWERS]:
+            shown[question["id"]] = question
+
     choices = ""
     for kind, members in kinds.items():
-        there, checked = sum(q["id"] in shown for q in members), " checked" * (kind == "all")
+        checked = " checked" if kind == "all" else ""
+        num_shown = sum(question["id"] in shown for question in members)
+        note = f" ({num_shown} shown)" if num_shown < len(members) else ""
         choices += f'<label><input type="radio" name="show" value="{kind}"{checked}> {kind} '
-        choices += f"{len(members)}{f' ({there} shown)' * (there < len(members))}</label>\n"
+        choices += f"{len(members)}{note}</label>\n"
+
     return _section(
         "Answers",
         f'<p>{len(ranked)} questions. Marked: <mark class="gold">gold answers</mark>, '
         '<mark class="predicted">predicted answer</mark></p>\n'
         f"<form><fieldset><legend>Show</legend>\n{choices}</fieldset></form>\n<ol>",
-        *(_question(**q) for q in shown.values()),
+        *(_question(**question) for question in shown.values()),
         "</ol>\n",
     )
 
 
 def _question(id, question, context, gold, predicted, start, exact, f1):
-    spans = [(a, a + len(text), "gold") for a, text in gold if context[a : a + len(text)] == text]
-    words = re.compile(r"\s+".join(map(re.escape, predicted.split())))  # any white space
-    found = words.match(context, start) if predicted and start is not None else None
-    spans += [(*found.span(), "predicted")] if found else []
-    texts = " · ".join(dict.fromkeys(text for _, text in gold))
-    mark, verdict = ("ok", "✓ right") if exact else ("no", "✗ wrong")
+    """The list item of one question; its arguments are the keys that `answers` names."""
+    spans = []
+    for offset, text in gold:
+        end = offset + len(text)
+        if context[offset:end] == text:
+            spans.append((offset, end, "gold"))
+    if predicted and start is not None:
+        # The paragraph can have any white space where the answer has one space.
+        pattern = re.compile(r"\s+".join(map(re.escape, predicted.split())))
+        found = pattern.match(context, start)
+        if found:
+            spans.append((*found.span(), "predicted"))
+
+    if exact:
+        css_class, verdict = "right", '<b class="ok">✓ right</b>'
+    else:
+        css_class, verdict = "wrong", '<b class="no">✗ wrong</b>'
+    if not predicted:
+        css_class += " empty"
+    gold_texts = " · ".join(dict.fromkeys(text for _, text in gold))  # each text once
     return (
-        f'<li class="{verdict[2:]}{"" if predicted else " empty"}">'
-        f'<h3 dir="auto">{escape(question)}</h3>\n'
-        f'<p><b class="{mark}">{verdict}</b> <span class="soft">F1 {f1:.1%}, {escape(id)}</span>\n'
+        f'<li class="{css_class}"><h3 dir="auto">{escape(question)}</h3>\n'
+        f'<p>{verdict} <span class="soft">F1 {f1:.1%}, {escape(id)}</span>\n'
         f'<span class="soft">predicted:</span> {escape(predicted) or "no answer"}\n'
-        f'<span class="soft">gold:</span> {escape(texts) or "no answer"}</p>\n'
+        f'<span class="soft">gold:</span> {escape(gold_texts) or "no answer"}</p>\n'
         f'<p dir="auto">{_marked(context, spans)}</p></li>\n'
     )
 
 
 def _marked(text, spans):
-    """The text as HTML, with `spans` (start, end, class) marked; they may overlap."""
-    edges, html = sorted({0, len(text), *(edge for *span, _ in spans for edge in span)}), ""
+    """The text as HTML, with `spans` (start, end, class) marked. Spans may overlap."""
+    edges = {0, len(text)}
+    for start, end, _ in spans:
+        edges |= {start, end}
+    edges = sorted(edges)
+
+    html = ""
     for start, end in zip(edges, edges[1:]):
         piece = text[start:end]
         kinds = {kind for low, high, kind in spans if low <= start and end <= high}
-        if len(piece) > UNMARKED and not kinds:
-            piece = f"{piece[: UNMARKED // 2]} […] {piece[-UNMARKED // 2 :]}"
-        piece = escape(piece)
-        html += f'<mark class="{" ".join(sorted(kinds))}">{piece}</mark>' if kinds else piece
+        if kinds:
+            html += f'<mark class="{" ".join(sorted(kinds))}">{escape(piece)}</mark>'
+            continue
+        if len(piece) > MAX_UNMARKED_CHARS:
+            half = MAX_UNMARKED_CHARS // 2
+            piece = f"{piece[:half]} […] {piece[-half:]}"
+        html += escape(piece)
     return html

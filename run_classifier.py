@@ -2,8 +2,8 @@
 
     python run_classifier.py --task_name MRPC --do_train --do_eval --data_dir $GLUE_DIR/MRPC/ …
 
-Writes to --output_dir the weights, eval_results.txt, test_results.tsv and report.html; see the
-README. The tasks and their files are glue_data.py's.
+Writes the weights, eval_results.txt, test_results.tsv and report.html to --output_dir; --help
+shows a whole command. The tasks and their files are in glue_data.py.
 """
 
 import copy
@@ -44,86 +44,77 @@ EXAMPLE = """  python run_classifier.py --task_name MRPC --do_train --do_eval \\
     --max_seq_length 128 --train_batch_size 32 --learning_rate 2e-5 \\
     --num_train_epochs 3.0 --output_dir /tmp/mrpc_output/
 
-a task of your own, from tab-separated train.tsv and dev.tsv with text, text, label:
+a task of your own, from a tab-separated train.tsv and dev.tsv with two texts and a label per row:
   python run_classifier.py --task_name tsv --labels no,yes --text_columns 0,1 \\
     --label_column 2 --data_dir my_task/ --do_train --do_eval …"""
 
 
-def parse_args(argv=None):
-    parser = flags.Parser("Fine-tune BERT to classify sentences or pairs of sentences.", EXAMPLE)
-    parser.flags(
-        "task",
-        task_name=(..., f"one of {', '.join(PROCESSORS)} (in any case); tsv is a task of your own"),
-        data_dir=(..., "folder with the task's .tsv files"),
-        output_dir=(..., "folder for weights, results and checkpoints"),
-        do_train=(False, "train on train.tsv"),
-        do_eval=(False, "evaluate on dev.tsv"),
-        do_predict=(False, "write class probabilities for test.tsv"),
-        seeds=(None, "like 1,2,3,4,5: train and evaluate with each --seed, in seed-N of "
-               "--output_dir; tell mean and standard deviation, and keep the best there"),
-        eval_batch_size=(8, "examples in a batch of evaluation"),
-        predict_batch_size=(8, "examples in a batch of prediction"),
-        compute_padding=(False, "compute padding positions too, as Google's graph does"),
-    )  # fmt: skip
-    parser.flags(
-        "task of your own (--task_name tsv)",
-        labels=(None, "names of the classes, like no,yes: what stands in the label column"),
-        text_columns=(None, "column of the text, or columns of the pair, counted from 0, like 0,1"),
-        label_column=(None, "column of the label; test.tsv may lack it where it comes last"),
-        header=("auto", "whether the files begin with a header: true, false, or auto, where the "
-                "first row is one if its label column holds no label, and test.tsv begins as "
-                "train.tsv or dev.tsv does"),
-    )  # fmt: skip
-    flags.add_model_flags(parser, max_seq_length=128)
-    flags.add_training_flags(parser, train_batch_size=32, num_train_epochs=3.0)
-    args = parser.parse_args(argv)
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Fine-tune BERT to classify sentences or pairs of sentences."
+    args = flags.Parser("run_classifier", description, EXAMPLE).parse_args(argv)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
-    if args.task_name.lower() not in PROCESSORS:
-        raise ValueError(f"--task_name {args.task_name} is none of {', '.join(PROCESSORS)}")
+
     args.task_name = args.task_name.lower()
-    if args.max_seq_length < 3:
-        raise ValueError(f"--max_seq_length is {args.max_seq_length}, but must be 3 or more")
-    parse_own_task(args)
+    if args.task_name not in PROCESSORS:
+        raise ValueError(f"--task_name is {args.task_name!r}; use one of {', '.join(PROCESSORS)}")
+    if args.task_name == "tsv":
+        parse_own_task(args)
+    else:
+        refuse_own_task_flags(args)
+
     parse_seeds(args)
     return args
 
 
 def parse_own_task(args):
-    """Makes lists and a number of the flags of --task_name tsv, and refuses them elsewhere."""
-    if args.task_name != "tsv":
-        for name in ("labels", "text_columns", "label_column"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} is for --task_name tsv: {args.task_name} has its own")
-        if args.header != "auto":
-            raise ValueError(f"--header is for --task_name tsv: {args.task_name} has its own")
-        return
-    if not re.fullmatch(r"\d+(,\d+)?", args.text_columns or ""):
-        raise ValueError("--task_name tsv needs --text_columns: one, or two like 0,1, from 0 on")
-    if not re.fullmatch(r"\d+", args.label_column or ""):
+    """Checks the flags of --task_name tsv; makes tuples of --text_columns and --labels."""
+    if args.text_columns is None:
+        raise ValueError("--task_name tsv needs --text_columns: one column or two, as in 0,1")
+    if not re.fullmatch(r"\d+(,\d+)?", args.text_columns):
+        raise ValueError(
+            f"--text_columns {args.text_columns!r} is not a column or two, counted from 0, "
+            f"as in 0,1"
+        )
+    args.text_columns = tuple(int(column) for column in args.text_columns.split(","))
+
+    if args.label_column is None:
         raise ValueError("--task_name tsv needs --label_column, counted from 0")
-    args.text_columns = tuple(map(int, args.text_columns.split(",")))
-    args.label_column = int(args.label_column)
     if args.label_column in args.text_columns:
-        raise ValueError(f"--label_column {args.label_column} is one of --text_columns")
-    if args.header not in ("auto", "true", "false"):
-        raise ValueError(f"--header {args.header!r} is none of auto, true, false")
+        raise ValueError(f"--label_column {args.label_column} is also one of --text_columns")
+
     if args.labels is None:
         train = os.path.join(args.data_dir, TsvProcessor.files["train"])
         found = os.path.exists(train) and labels_found(train, args.label_column)
         hint = f"; column {args.label_column} of {train} holds {found}" if found else ""
-        raise ValueError(f"--task_name tsv needs --labels, like no,yes{hint}")
+        raise ValueError(f"--task_name tsv needs --labels, as in no,yes{hint}")
     args.labels = tuple(label.strip() for label in args.labels.split(","))
-    if len(set(args.labels)) != len(args.labels) or len(args.labels) < 2 or "" in args.labels:
-        raise ValueError(f"--labels {','.join(args.labels)} are not two or more different names")
+    if len(args.labels) < 2 or len(set(args.labels)) < len(args.labels) or "" in args.labels:
+        raise ValueError(f"--labels {','.join(args.labels)} must be two or more different names")
+
+
+def refuse_own_task_flags(args):
+    """Raises ValueError for a flag of --task_name tsv that is given for another task."""
+    given = {
+        "labels": args.labels is not None,
+        "text_columns": args.text_columns is not None,
+        "label_column": args.label_column is not None,
+        "header": args.header != "auto",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ValueError(f"--{name} is for --task_name tsv only: {args.task_name} has its own")
 
 
 def parse_seeds(args):
-    """Makes a list of --seeds, or leaves None."""
+    """Makes a list of the numbers in --seeds, or leaves None."""
     if args.seeds is None:
         return
     if not re.fullmatch(r"\d+(,\d+)+", args.seeds):
-        raise ValueError(f"--seeds {args.seeds!r} is not a list of numbers like 1,2,3,4,5")
+        raise ValueError(
+            f"--seeds {args.seeds!r} is not a list of two or more numbers, as in 1,2,3,4,5"
+        )
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
     if len(set(args.seeds)) != len(args.seeds):
         raise ValueError(f"--seeds {','.join(map(str, args.seeds))} names a seed twice")
@@ -131,8 +122,8 @@ def parse_seeds(args):
         raise ValueError("--seeds needs --do_train and --do_eval")
 
 
-if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
-    flags.run(parse_args)
+# --help and a wrong flag are answered here, before the imports below load PyTorch.
+ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import numpy as np
 import torch
@@ -141,8 +132,7 @@ import checkpoint
 import glue_metrics
 import report
 import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import model_inputs
+from data import TrainingExamples, model_inputs
 from files import (
     EVAL_RESULTS,
     REPORT,
@@ -152,17 +142,13 @@ from files import (
     WEIGHTS,
     atomic_write,
 )
-from modeling import (
-    BertConfig,
-    BertForSequenceClassification,
-    classification_loss,
-    load_weights,
-    to_device,
-)
+from modeling import BertConfig, BertForSequenceClassification, classification_loss
+from padding import to_device
 from tokenization import FullTokenizer
 
+# Name -> what it is, of the files in --output_dir that a user looks for.
 FILES = {
-    WEIGHTS: "weights; --init_checkpoint takes the folder, which has all they need",
+    WEIGHTS: "weights; --init_checkpoint takes the folder",
     SAFETENSORS: "the same weights",
     EVAL_RESULTS: "figures of --do_eval",
     SEEDS_RESULTS: "figures of each seed, mean and standard deviation",
@@ -172,96 +158,121 @@ FILES = {
 }
 
 
+# --- the task ------------------------------------------------------------------------------------
+
+
 def make_processor(args):
+    """The DataProcessor of --task_name."""
     if args.task_name == "tsv":
         return TsvProcessor(args.labels, args.text_columns, args.label_column, args.header)
     return PROCESSORS[args.task_name]()
 
 
 def files_of(processor):
-    """{name: what it is} of the files that a user looks for in --output_dir."""
+    """FILES and those that the task's GLUE server takes."""
     server_files = processor.server_files.values()
     return FILES | dict.fromkeys(server_files, "predictions for the GLUE server")
 
 
+def load(args, runtime, processor, tokenizer):
+    """{set: (examples, features)} of the files that the run needs.
+
+    A second dev or test set, MNLI's mismatched ones, is read only if its file exists.
+    """
+    wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
+    sets = {}
+    for name, file in processor.files.items():
+        kind, _, variant = name.partition("_")
+        if not wanted[kind]:
+            continue
+        if variant and not os.path.exists(os.path.join(args.data_dir, file)):
+            continue
+        examples = processor.get_examples(args.data_dir, name, runtime.print)
+        features = convert_examples_to_features(
+            examples, processor.get_labels(), args.max_seq_length, tokenizer
+        )
+        training.print_features(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+        sets[name] = examples, features
+    return sets
+
+
+# --- losses and figures --------------------------------------------------------------------------
+
+
 def example_losses(logits, labels):
-    """Each example's loss, [B, labels], [B] -> [B]: the squared error where there is one output."""
+    """Each example's loss, [B, labels], [B] -> [B]; the squared error if there is one output."""
     if logits.shape[1] > 1:
         return classification_loss(logits, labels)
     return (logits[:, 0] - to_device(labels, logits.device)) ** 2
 
 
-def compute_loss(model, batch):
+def compute_loss(model, batch, totals):
     """A batch's share of its step's mean loss."""
-    inputs, labels, total = batch
-    return example_losses(model(*inputs), labels).sum() / total
+    inputs, labels = batch
+    return example_losses(model(*inputs), labels).sum() / totals.examples
 
 
 def logits_of(model, batch):
-    return model(*batch[0]).float().cpu().numpy()
+    """The logits of a batch as an array [B, labels]."""
+    inputs, _ = batch
+    return model(*inputs).float().cpu().numpy()
 
 
 def evaluate(logits, label_ids, batch_size, metrics, global_step):
-    """Google's figures, and the task's own, from the logits [examples, labels]."""
+    """Google's figures and the task's own, from the logits [examples, labels]."""
     losses = example_losses(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
-    results, predictions = {}, logits[:, 0]
+    results = {}
+    predictions = logits[:, 0]
     if logits.shape[1] > 1:
         predictions = logits.argmax(axis=1)
         results["eval_accuracy"] = glue_metrics.accuracy(predictions, label_ids)
-    results |= {
-        "eval_loss": losses.mean(dtype=np.float64),
-        "global_step": global_step,
-        "loss": np.mean(batches),
-    }
-    return results | {name: metric(predictions, label_ids) for name, metric in metrics.items()}
+    results["eval_loss"] = losses.mean(dtype=np.float64)
+    results["global_step"] = global_step
+    results["loss"] = np.mean(batches)
+    for name, metric in metrics.items():
+        results[name] = metric(predictions, label_ids)
+    return results
 
 
 def is_collapsed(logits, label_ids):
-    """Whether the model gives all examples one class, though they are of several."""
-    predictions = np.unique(logits.argmax(axis=1))
-    return logits.shape[1] > 1 and len(predictions) == 1 < len(np.unique(label_ids))
+    """Whether the model gives all examples one class although they are of several."""
+    if logits.shape[1] == 1:
+        return False
+    return len(np.unique(logits.argmax(axis=1))) == 1 and len(np.unique(label_ids)) > 1
 
 
 def write_test_results(output_dir, logits, labels, variant, server_file):
-    """test_results.tsv as Google's, a row of class probabilities an example in file order; and,
-    for a task of GLUE's, the file that its server takes: index and label, or score."""
+    """Writes test_results.tsv, as Google's: a row of class probabilities per example.
+
+    For a task of GLUE's also the file that its server takes: index and label, or score.
+    """
     name = f"test_results_{variant}.tsv" if variant else TEST_RESULTS
     values = torch.from_numpy(logits).softmax(dim=1).numpy() if labels else logits
     with atomic_write(os.path.join(output_dir, name)) as file:
         for row in values:
             file.write("\t".join(map(str, row)) + "\n")
     print(f"{name}: {len(logits)} rows of {', '.join(labels) or 'scores'}")
-    if server_file:
-        with atomic_write(os.path.join(output_dir, server_file)) as file:
-            file.write("index\tprediction\n")
-            for index, row in enumerate(logits):
-                # STS-B's scores, the only ones, are from 0 to 5.
-                value = labels[row.argmax()] if labels else f"{row[0].clip(0, 5):.3f}"
-                file.write(f"{index}\t{value}\n")
+
+    if not server_file:
+        return
+    with atomic_write(os.path.join(output_dir, server_file)) as file:
+        file.write("index\tprediction\n")
+        for index, row in enumerate(logits):
+            # The only scores, STS-B's, are from 0 to 5.
+            value = labels[row.argmax()] if labels else f"{row[0].clip(0, 5):.3f}"
+            file.write(f"{index}\t{value}\n")
 
 
-def load(args, runtime, processor, tokenizer):
-    """{set: (examples, features)} of the files that the run needs; a further dev or test set,
-    MNLI's mismatched ones, only where its file is there."""
-    wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
-    sets = {}
-    for name, file in processor.files.items():
-        kind, _, variant = name.partition("_")
-        if wanted[kind] and (not variant or os.path.exists(os.path.join(args.data_dir, file))):
-            examples = processor.get_examples(args.data_dir, name, runtime.print)
-            features = convert_examples_to_features(
-                examples, processor.get_labels(), args.max_seq_length, tokenizer
-            )
-            training.describe(runtime, name, features, args.max_seq_length, tokenizer.vocab)
-            sets[name] = examples, features
-    return sets
+# --- one run -------------------------------------------------------------------------------------
 
 
 def train_and_evaluate(args, runtime):
-    """Trains, evaluates and predicts, as the flags say. Returns on the main rank the figures of
-    evaluation, and whether the model gives all examples one class."""
+    """Trains, evaluates and predicts, as the flags say.
+
+    Returns on the main rank the figures of evaluation and whether the model collapsed.
+    """
     processor = make_processor(args)
     labels = processor.get_labels()
     config = BertConfig.from_json_file(args.bert_config_file)
@@ -272,25 +283,27 @@ def train_and_evaluate(args, runtime):
     weights = training.resolve_init_checkpoint(args, labels=labels)
 
     model = BertForSequenceClassification(config, len(labels) or 1)
-    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
+    training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
     model.bert.compute_padding = args.compute_padding
-    training.place(args, runtime, model)
+    training.place_model(args, runtime, model)
+    training.print_resources(args, runtime, model)
     sets = load(args, runtime, processor, tokenizer)
     width = args.max_seq_length if args.compute_padding else 0
 
-    def make_batch(rows, total):
-        return model_inputs(rows, width), torch.tensor([row.label_id for row in rows]), total
+    def make_batch(rows):
+        return model_inputs(rows, width), torch.tensor([row.label_id for row in rows])
 
-    global_step = checkpoint.read_run(weights).get("global_step", 0)
+    global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
         _, features = sets.pop("train")
-        fields = ("input_ids", "segment_ids", "label_id")
-        global_step = training.train(
-            args, runtime, model, features, make_batch, compute_loss, fields
-        )
+        examples = TrainingExamples(features, fields=("input_ids", "segment_ids", "label_id"))
+        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
         checkpoint.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
+
     os.makedirs(args.output_dir, exist_ok=True)
-    results, sections, collapsed = {}, [], False
+    results = {}
+    sections = []
+    collapsed = False
     for name, (examples, features) in sets.items():
         kind, _, variant = name.partition("_")
         batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
@@ -302,6 +315,7 @@ def train_and_evaluate(args, runtime):
             server_file = processor.server_files.get(name)
             write_test_results(args.output_dir, logits, labels, variant, server_file)
             continue
+
         label_ids = np.array([feature.label_id for feature in features])
         figures = evaluate(logits, label_ids, batch_size, processor.metrics, global_step)
         suffix = f"_{variant}" if variant else ""
@@ -312,6 +326,7 @@ def train_and_evaluate(args, runtime):
         if is_collapsed(logits, label_ids):
             collapsed = True
             print("warning: every example is given the same label; another --seed may do better")
+
     if args.do_eval and runtime.is_main:
         checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if (args.do_train or args.do_eval) and runtime.is_main:
@@ -319,32 +334,46 @@ def train_and_evaluate(args, runtime):
     return results, collapsed
 
 
+# --- several seeds -------------------------------------------------------------------------------
+
+
 def train_seeds(args, runtime):
-    """Trains and evaluates with each of --seeds, as `--seed N --output_dir …/seed-N` alone would,
-    and puts the best one's files to --output_dir."""
-    check_seeds(args)
-    runs, collapsed = {}, []
+    """Trains and evaluates with each of --seeds; copies the best one's files to --output_dir.
+
+    Each run is what `--seed N --output_dir …/seed-N` alone would be.
+    """
+    processor = make_processor(args)
+    check_seeds(args, processor)
+    runs = {}
+    collapsed_seeds = []
     for seed in args.seeds:
-        own = copy.copy(args)
-        own.seed, own.seeds = seed, None
-        own.output_dir = os.path.join(args.output_dir, f"seed-{seed}")
-        own.tensorboard = args.tensorboard and os.path.join(args.tensorboard, f"seed-{seed}")
-        runtime.print(f"== seed {seed}: {own.output_dir}")
-        torch.manual_seed(seed)  # as training.setup: the new weights depend on it
-        runs[seed], one_class = train_and_evaluate(own, runtime)
-        collapsed += [seed] if one_class else []
-    if runtime.is_main:
-        summary = summary_of(runs, collapsed, make_processor(args).main_metric)
-        print_table(summary)
-        with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
-            json.dump(summary, file, indent=2)
-        keep_best(os.path.join(args.output_dir, f"seed-{summary['best']}"), args.output_dir,
-                  files_of(make_processor(args)).keys() - {SEEDS_RESULTS})  # fmt: skip
+        own_args = copy.copy(args)
+        own_args.seed = seed
+        own_args.seeds = None
+        own_args.output_dir = os.path.join(args.output_dir, f"seed-{seed}")
+        if args.tensorboard:
+            own_args.tensorboard = os.path.join(args.tensorboard, f"seed-{seed}")
+        runtime.print(f"== seed {seed}: {own_args.output_dir}")
+        torch.manual_seed(seed)  # as training.setup does: the new weights depend on it
+        runs[seed], collapsed = train_and_evaluate(own_args, runtime)
+        if collapsed:
+            collapsed_seeds.append(seed)
+    if not runtime.is_main:
+        return
+
+    summary = summary_of(runs, collapsed_seeds, processor.main_metric)
+    print_table(summary)
+    with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
+        json.dump(summary, file, indent=2)
+    best = os.path.join(args.output_dir, f"seed-{summary['best']}")
+    copy_best(best, args.output_dir, files_of(processor).keys() - {SEEDS_RESULTS})
 
 
-def keep_best(folder, output_dir, names):
-    """Copies the files of `folder`, but not its checkpoints, to `output_dir`. Of `names` nothing
-    stays there that another seed has left, when it was the best."""
+def copy_best(folder, output_dir, names):
+    """Copies the files of `folder`, except its checkpoints, to `output_dir`.
+
+    Removes from `output_dir` those of `names` that `folder` lacks: an earlier best seed left them.
+    """
     for name in names:
         if not os.path.exists(os.path.join(folder, name)):
             with suppress(FileNotFoundError):
@@ -356,32 +385,38 @@ def keep_best(folder, output_dir, names):
                 shutil.copyfileobj(source, file)
 
 
-def check_seeds(args):
-    """Raises ValueError where the best of several seeds could not be told, or not be kept."""
-    processor, path = make_processor(args), lambda name: os.path.join(args.output_dir, name)
-    figures = [*(["eval_accuracy"] if processor.labels else []), *processor.metrics]
+def check_seeds(args, processor):
+    """Raises ValueError if the best of several seeds could not be determined or not be kept."""
+    figures = list(processor.metrics)
+    if processor.labels:
+        figures.insert(0, "eval_accuracy")
     if processor.main_metric not in figures:
         raise ValueError(
             f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
             f"but there is only {', '.join(figures) or 'the loss'}"
         )
-    if os.path.exists(path(WEIGHTS)) and not os.path.exists(path(SEEDS_RESULTS)):
+    has_weights = os.path.exists(os.path.join(args.output_dir, WEIGHTS))
+    has_seeds = os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
+    if has_weights and not has_seeds:
         raise ValueError(
-            f"--output_dir {args.output_dir} holds the {WEIGHTS} of another run, whose "
-            f"place the best seed's would take: use another folder"
+            f"--output_dir {args.output_dir} holds the {WEIGHTS} of another run, which the best "
+            f"seed's would replace: use another folder"
         )
 
 
-def summary_of(runs, collapsed, metric):
-    """What seeds_results.json holds, of {seed: figures}: the best seed has the most of `metric`,
-    and among equals the least loss; the standard deviation is that of a sample (n - 1)."""
+def summary_of(runs, collapsed_seeds, metric):
+    """The content of seeds_results.json, from {seed: figures}.
+
+    The best seed has the highest `metric`, and among equals the lowest loss. The standard deviation
+    is that of a sample (n - 1).
+    """
     names = [name for name in next(iter(runs.values())) if name.startswith("eval_")]
     seeds = {seed: {name: float(runs[seed][name]) for name in names} for seed in runs}
     columns = {name: [figures[name] for figures in seeds.values()] for name in names}
     return {
         "metric": metric,
         "best": max(seeds, key=lambda seed: (seeds[seed][metric], -seeds[seed]["eval_loss"])),
-        "one_class": collapsed,
+        "one_class": collapsed_seeds,
         "mean": {name: statistics.mean(values) for name, values in columns.items()},
         "standard_deviation": {name: statistics.stdev(values) for name, values in columns.items()},
         "seeds": seeds,
@@ -389,28 +424,42 @@ def summary_of(runs, collapsed, metric):
 
 
 def print_table(summary):
-    names, spread = list(summary["mean"]), summary["standard_deviation"]
+    """Prints a row for each seed, mean and standard deviation, and which seed is kept."""
+    names = list(summary["mean"])
+    rows = {
+        **summary["seeds"],
+        "mean": summary["mean"],
+        "deviation": summary["standard_deviation"],
+    }
     print("\n" + "  ".join([f"{'seed':>9}", *names]))
-    for row, figures in {**summary["seeds"], "mean": summary["mean"], "deviation": spread}.items():
+    for row, figures in rows.items():
         values = [f"{figures[name]:>{len(name)}.4f}" for name in names]
         note = "  one class for every example" if row in summary["one_class"] else ""
         print("  ".join([f"{row:>9}", *values]) + note)
     print(f"the best by {summary['metric']} is kept: seed {summary['best']}\n")
 
 
-def main(argv=None):
-    args = parse_args(argv)
+# --- the command ---------------------------------------------------------------------------------
+
+
+def execute(args) -> None:
+    """Does what the parsed flags ask for."""
     runtime = training.setup(args)
     if args.seeds:
         train_seeds(args, runtime)
     else:
         train_and_evaluate(args, runtime)
     runtime.print(f"in {args.output_dir}:")
-    for name, what in files_of(make_processor(args)).items():
+    for name, description in files_of(make_processor(args)).items():
         if os.path.exists(os.path.join(args.output_dir, name)):
-            runtime.print(f"  {name:<28}{what}")
+            runtime.print(f"  {name:<28}{description}")
     runtime.barrier()
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    execute(parse_args(argv))
+
+
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(execute, ARGS)

@@ -2,8 +2,9 @@
 
     python run_pretraining.py --input_file 'text-*.instances' --do_train --do_eval …
 
-Reads the files of create_pretraining_data.py, ours or Google's, of which a rank keeps no more than
-its part of a step; writes to --output_dir the weights and eval_results.txt; see the README.
+Reads instance files, of create_pretraining_data.py or Google's; a rank holds only its part of a
+step in memory. Writes the weights and eval_results.txt to --output_dir; --help shows a whole
+command.
 """
 
 import flags
@@ -14,30 +15,22 @@ EXAMPLE = """  python run_pretraining.py --do_train --do_eval \\
     --num_train_steps 100000 --num_warmup_steps 10000 --output_dir /tmp/pretraining_output/"""
 
 
-def parse_args(argv=None):
-    parser = flags.Parser("Pre-train BERT on instances of create_pretraining_data.py.", EXAMPLE)
-    parser.flags(
-        "task",
-        input_file=(..., "files of instances, ours or Google's TFRecord: comma-separated patterns"),
-        output_dir=(..., "folder for weights, results and checkpoints"),
-        do_train=(False, "train"),
-        do_eval=(False, "evaluate on the first rows of --input_file"),
-        eval_batch_size=(8, "instances in a batch of evaluation"),
-        max_eval_steps=(100, "batches of evaluation; from the end of the files it starts again"),
-        max_predictions_per_seq=(20, "most masked words of an instance, as the files were made"),
-        num_train_steps=(100000, "steps of training"),
-        num_warmup_steps=(10000, "steps over which the learning rate rises"),
-    )
-    flags.add_model_flags(parser, max_seq_length=128, vocab_file=None)
-    flags.add_step_flags(parser, train_batch_size=32)
-    args = parser.parse_args(argv)
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Pre-train BERT on the instances that create_pretraining_data.py makes."
+    args = flags.Parser("run_pretraining", description, EXAMPLE).parse_args(argv)
     if not (args.do_train or args.do_eval):
         raise ValueError("nothing to do: give --do_train or --do_eval")
+    if args.num_warmup_steps > args.num_train_steps:
+        raise ValueError(
+            f"--num_warmup_steps is {args.num_warmup_steps}, but must be 0 to --num_train_steps, "
+            f"which is {args.num_train_steps}"
+        )
     return args
 
 
-if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
-    flags.run(parse_args)
+# --help and a wrong flag are answered here, before the imports below load PyTorch.
+ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import os
 
@@ -47,100 +40,105 @@ import torch
 import checkpoint
 import report
 import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs, pad_rows
 from files import EVAL_RESULTS, find_input_files
 from instances import Instances, checked_row, open_instances
-from modeling import (
-    BertConfig,
-    BertForPreTraining,
-    classification_loss,
-    load_weights,
-    masked_lm_loss,
-)
+from modeling import BertConfig, BertForPreTraining, classification_loss, masked_lm_loss
 from tokenization import load_vocab
+
+ROWS_CHECKED = 100  # of each file before training: ids of another vocabulary show up soon
+
+
+# --- data ----------------------------------------------------------------------------------------
 
 
 def open_input(args, runtime, config):
     """The Instances of --input_file, once they are known to fit the flags and the model.
 
-    Each rank opens its share of the files, and they tell one another how long each is.
+    Each rank opens its share of the files, and the ranks exchange how long each file is. Raises
+    ValueError if a file was made for other flags or another model, or if there are no instances.
     """
     paths = find_input_files(args.input_file)
-    wanted = {
-        "max_seq_length": args.max_seq_length,
-        "max_predictions_per_seq": args.max_predictions_per_seq,
-    }
-    facts = torch.zeros(2, len(paths), dtype=torch.int64)
+    sizes = torch.zeros(2, len(paths), dtype=torch.int64)
     for number in range(runtime.rank, len(paths), runtime.world_size):
         file = open_instances(paths[number])
-        for name, value in wanted.items() if len(file) else ():
-            if getattr(file, name) != value:
-                raise ValueError(
-                    f"{file.path} was made with --{name} {getattr(file, name)}, but here it is "
-                    f"{value}: give the same"
-                )
-        if file.vocab_size not in (None, config.vocab_size):
-            raise ValueError(
-                f"{file.path} was made with a vocabulary of {file.vocab_size} entries, but "
-                f"vocab_size in {args.bert_config_file} is {config.vocab_size}"
-            )
-        for index in range(min(100, len(file))):  # An id of another vocabulary shows soon.
-            checked_row(file, index, config.vocab_size)
-        facts[:, number] = torch.tensor([len(file), file.checksum])
-    rows, checksums = runtime.sum(facts.to(runtime.device)).tolist()
+        check_instances(args, file, config)
+        sizes[:, number] = torch.tensor([len(file), file.checksum])
+    rows, checksums = runtime.sum(sizes.to(runtime.device)).tolist()
     if not sum(rows):
-        raise ValueError(f"--input_file {args.input_file} has no instance")
+        raise ValueError(f"--input_file {args.input_file} contains no instances")
+
     instances = Instances(paths, rows, checksums, config.vocab_size)
-    epochs = args.num_train_steps * args.train_batch_size / len(instances)
-    runtime.print(
-        f"{len(instances):,} instances in {len(paths)} files"
-        + f", which training reads {epochs:.2f} times" * args.do_train
-    )
+    summary = f"{len(instances):,} instances in {len(paths)} files"
+    if args.do_train:
+        epochs = args.num_train_steps * args.train_batch_size / len(instances)
+        summary += f", which training reads {epochs:.2f} times"
+    runtime.print(summary)
     return instances
 
 
-def make_batch(rows, total):
-    masked = [
-        pad_rows([getattr(row, f"masked_lm_{name}") for row in rows])
-        for name in ("positions", "ids", "weights")
-    ]
+def check_instances(args, file, config):
+    """Raises ValueError if an instance file does not fit the flags or the model."""
+    for name in ("max_seq_length", "max_predictions_per_seq"):
+        made_with = getattr(file, name)
+        if len(file) and made_with != getattr(args, name):
+            raise ValueError(
+                f"{file.path} was made with --{name} {made_with}, but here it is "
+                f"{getattr(args, name)}: give the same"
+            )
+    if file.vocab_size not in (None, config.vocab_size):
+        raise ValueError(
+            f"{file.path} was made with a vocabulary of {file.vocab_size} entries, but "
+            f"vocab_size in {args.bert_config_file} is {config.vocab_size}"
+        )
+    for index in range(min(ROWS_CHECKED, len(file))):
+        checked_row(file, index, config.vocab_size)
+
+
+def make_batch(rows):
+    """(model inputs, masked positions, ids and weights [B, M], next-sentence labels [B])"""
+    positions = pad_rows([row.masked_lm_positions for row in rows])
+    ids = pad_rows([row.masked_lm_ids for row in rows])
+    weights = pad_rows([row.masked_lm_weights for row in rows])
     labels = torch.tensor([int(row.next_sentence_labels[0]) for row in rows])
-    return model_inputs(rows), *masked, labels, total
+    return model_inputs(rows), positions, ids, weights, labels
 
 
-def weight_of(row):
-    return row.masked_lm_weights.sum()
+# --- loss and figures ----------------------------------------------------------------------------
 
 
-def compute_loss(model, batch):
-    """A batch's share of its step's loss: masked words over their number, sentences over theirs."""
-    inputs, positions, ids, weights, labels, (total, total_weight) = batch
+def compute_loss(model, batch, totals):
+    """A batch's share of its step's loss: a mean over masked words plus one over sentences."""
+    inputs, positions, ids, weights, labels = batch
     scores, next_scores = model(*inputs, positions)
-    next_loss = classification_loss(next_scores, labels).sum() / total
-    return masked_lm_loss(scores, ids, weights, total_weight) + next_loss
+    next_loss = classification_loss(next_scores, labels).sum() / totals.examples
+    return masked_lm_loss(scores, ids, weights, totals.weight) + next_loss
 
 
-def judge(model, batch):
-    """For each row [masked words + 1, 2]: loss, and 1 where the guess is right; the last line is
-    the next sentence's."""
-    inputs, positions, ids, weights, labels, _ = batch
-    scores, next_scores = (scores.float() for scores in model(*inputs, positions))
-    judged = []
+def score_instances(model, batch):
+    """For each row [masked words + 1, 2]: the loss, and 1 where the guess is right.
+
+    The last line of a row belongs to the next sentence.
+    """
+    inputs, positions, ids, weights, labels = batch
+    scores, next_scores = model(*inputs, positions)
+    scored = []
     for logits, truth in ((scores, ids), (next_scores[:, None], labels[:, None])):
+        logits = logits.float()
         losses = classification_loss(logits.flatten(0, 1), truth.flatten()).view(truth.shape)
         right = logits.argmax(dim=2) == truth.to(logits.device)
-        judged.append(torch.stack([losses, right], dim=2))
-    judged = torch.cat(judged, dim=1).cpu().numpy()  # [B, M + 1, 2]
+        scored.append(torch.stack([losses, right], dim=2))
+    scored = torch.cat(scored, dim=1).cpu().numpy()  # [B, M + 1, 2]
     kept = np.append(weights.numpy() > 0, np.ones((len(labels), 1), bool), axis=1)
-    return [rows[keep] for rows, keep in zip(judged, kept)]
+    return [rows[keep] for rows, keep in zip(scored, kept)]
 
 
-def evaluate(judged, batch_size, num_batches, global_step):
-    """Google's figures of `num_batches` batches, which start again where the rows end."""
-    order = np.resize(np.arange(len(judged)), (num_batches, batch_size))
-    masked = np.array([[len(rows) - 1, *rows[:-1].sum(axis=0)] for rows in judged])[order]
-    sentence = np.array([rows[-1] for rows in judged])[order]  # [batches, rows, 2]
+def evaluate(scored, batch_size, num_batches, global_step):
+    """Google's figures of `num_batches` batches, which start over where the rows end."""
+    order = np.resize(np.arange(len(scored)), (num_batches, batch_size))
+    # Of each row: masked words, their losses, right ones; and loss and right of the sentence.
+    masked = np.array([[len(rows) - 1, *rows[:-1].sum(axis=0)] for rows in scored])[order]
+    sentence = np.array([rows[-1] for rows in scored])[order]
     words, losses, right = masked.sum(axis=1).T  # of each batch
     return {
         "global_step": global_step,
@@ -153,8 +151,11 @@ def evaluate(judged, batch_size, num_batches, global_step):
     }
 
 
-def main(argv=None):
-    args = parse_args(argv)
+# --- the command ---------------------------------------------------------------------------------
+
+
+def execute(args) -> None:
+    """Does what the parsed flags ask for."""
     runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
     flags.check_model(config, args.vocab_file and load_vocab(args.vocab_file), args)
@@ -162,32 +163,37 @@ def main(argv=None):
     instances = open_input(args, runtime, config)
 
     model = BertForPreTraining(config)
-    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
-    training.place(args, runtime, model)
-    global_step = checkpoint.read_run(weights).get("global_step", 0)
+    training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
+    training.place_model(args, runtime, model)
+    training.print_resources(args, runtime, model)
+
+    global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
-        global_step = training.train(
-            args, runtime, model, instances, make_batch, compute_loss, weight_of=weight_of,
-            steps_and_warmup=(args.num_train_steps, args.num_warmup_steps),
-        )  # fmt: skip
-        # Instances do not say what text they were made of; the vocabulary was checked against it.
+        global_step = training.train(args, runtime, model, instances, make_batch, compute_loss)
+        # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
+
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}
     if args.do_eval:
         number = min(len(instances), args.max_eval_steps * args.eval_batch_size)
-        judged = training.predict(
-            runtime, model, [instances[i] for i in range(number)], args.eval_batch_size,
-            make_batch, judge, "eval",
-        )  # fmt: skip
+        rows = [instances[index] for index in range(number)]
+        scored = training.predict(
+            runtime, model, rows, args.eval_batch_size, make_batch, score_instances, "eval"
+        )
         if runtime.is_main:
-            results = evaluate(judged, args.eval_batch_size, args.max_eval_steps, global_step)
+            results = evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
             checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
         report.write_report(args.output_dir, results)
     runtime.barrier()
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    execute(parse_args(argv))
+
+
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(execute, ARGS)

@@ -3,9 +3,9 @@
     python run_squad.py --do_train --train_file $SQUAD_DIR/train-v1.1.json \\
         --do_predict --predict_file $SQUAD_DIR/dev-v1.1.json …
 
-Writes to --output_dir the weights, predictions.json, nbest_predictions.json, for SQuAD 2.0
-null_odds.json, eval_results.txt where the predict file has answers, and report.html; see the
-README. With --interactive it answers what is asked at the terminal.
+Writes the weights, predictions.json, nbest_predictions.json, null_odds.json (SQuAD 2.0 only),
+eval_results.txt (if the predict file contains answers) and report.html to --output_dir; --help
+shows a whole command. With --interactive it answers questions typed at the terminal.
 """
 
 import os
@@ -22,49 +22,28 @@ EXAMPLE = """  python run_squad.py \\
     --max_seq_length 384 --doc_stride 128 --output_dir ../debug_squad/"""
 
 
-def parse_args(argv=None):
-    parser = flags.Parser("Fine-tune BERT to answer questions about a paragraph.", EXAMPLE)
-    parser.flags(
-        "task",
-        output_dir=(..., "folder for weights, answers and checkpoints"),
-        do_train=(False, "train on --train_file"),
-        train_file=(None, "SQuAD json to train on"),
-        do_predict=(False, "answer the questions of --predict_file"),
-        predict_file=(None, "SQuAD json to answer; with answers in it, EM and F1 are computed"),
-        version_2_with_negative=(False, "SQuAD 2.0: some questions have no answer"),
-        null_score_diff_threshold=(
-            0.0,
-            'with 2.0, answer "" where its score exceeds the best answer\'s by more than this',
-        ),
-        doc_stride=(128, "WordPieces between the starts of two windows over a long paragraph"),
-        max_query_length=(64, "longer questions are cut to so many WordPieces"),
-        n_best_size=(20, "answers for each question in nbest_predictions.json"),
-        max_answer_length=(30, "longest answer, in WordPieces"),
-        predict_batch_size=(8, "windows in a batch of prediction"),
-        interactive=(False, "answer questions typed at the terminal, or piped in"),
-        verbose_logging=(False, "tell why an answer could not be mapped back to the text"),
-        compute_padding=(False, "compute padding positions too, as Google's graph does"),
-    )
-    flags.add_model_flags(parser, max_seq_length=384)
-    flags.add_training_flags(parser, train_batch_size=32, num_train_epochs=3.0)
-    args = parser.parse_args(argv)
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Fine-tune BERT to answer questions about a paragraph."
+    args = flags.Parser("run_squad", description, EXAMPLE).parse_args(argv)
     if not (args.do_train or args.do_predict or args.interactive):
         raise ValueError("nothing to do: give --do_train, --do_predict or --interactive")
-    for flag, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
-        if getattr(args, flag) and not getattr(args, file):
-            raise ValueError(f"--{flag} needs --{file}")
-    if args.max_seq_length <= args.max_query_length + 3:  # as Google's
+    if args.do_train and not args.train_file:
+        raise ValueError("--do_train needs --train_file")
+    if args.do_predict and not args.predict_file:
+        raise ValueError("--do_predict needs --predict_file")
+
+    # As Google's validate_flags_or_throw: a window holds [CLS] question [SEP] text [SEP].
+    if args.max_seq_length <= args.max_query_length + 3:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} must be greater than "
             f"--max_query_length {args.max_query_length} + 3"
         )
-    if args.doc_stride < 1:
-        raise ValueError(f"--doc_stride is {args.doc_stride}, but must be 1 or more")
     return args
 
 
-if __name__ == "__main__":  # --help and a wrong flag answer before PyTorch is loaded
-    flags.run(parse_args)
+# --help and a wrong flag are answered here, before the imports below load PyTorch.
+ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import sys
 from contextlib import suppress
@@ -75,36 +54,56 @@ import checkpoint
 import report
 import squad_metrics
 import training
-from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import model_inputs
+from data import TrainingExamples, model_inputs
 from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS
-from modeling import BertConfig, BertForQuestionAnswering, load_weights, span_loss
+from modeling import BertConfig, BertForQuestionAnswering, span_loss
 from squad_data import (
-    InputFeatures,  # noqa: F401 (this and the next are part of this module's public names)
+    InputFeatures,  # noqa: F401 (a public name of this module)
     RawResult,
-    SquadExample,  # noqa: F401
+    SquadExample,  # noqa: F401 (a public name of this module)
     best_answers,
     convert_examples_to_features,
     find_answer,
-    get_final_text,  # noqa: F401
+    get_final_text,  # noqa: F401 (a public name of this module)
     read_dataset,
     read_squad_examples,
     write_predictions,
 )
 from tokenization import FullTokenizer
 
-TYPED_NBEST = 5  # answers shown to a question typed at the terminal
+TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
 
-def compute_loss(model, batch):
-    """A batch's share of its step's mean loss: the mean of the start's and the end's."""
-    inputs, (starts, ends), total = batch
-    start_logits, end_logits = model(*inputs)
-    return (span_loss(start_logits, starts) + span_loss(end_logits, ends)).sum() / (2 * total)
+# --- data ----------------------------------------------------------------------------------------
+
+
+def load(args, runtime, tokenizer, name, path, is_training):
+    """(examples, features, dataset) of a SQuAD file. Raises ValueError if no question is usable."""
+    dataset = read_dataset(path)
+    examples = read_squad_examples(
+        path, is_training, args.version_2_with_negative, runtime.print, dataset
+    )
+    features = featurize(args, tokenizer, examples, is_training)
+    if not features:
+        raise ValueError(f"{path} has no question that can be used")
+    training.print_features(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+    return examples, features, dataset
+
+
+def featurize(args, tokenizer, examples, is_training):
+    """The windows of the examples, as the flags say."""
+    return convert_examples_to_features(
+        examples,
+        tokenizer,
+        args.max_seq_length,
+        args.doc_stride,
+        args.max_query_length,
+        is_training,
+    )
 
 
 def questions_of(dataset):
-    """Pairs of a question and its paragraph's context."""
+    """Yields each question with its paragraph's context."""
     for article in dataset["data"]:
         for paragraph in article["paragraphs"]:
             for qa in paragraph["qas"]:
@@ -112,29 +111,37 @@ def questions_of(dataset):
 
 
 def has_answers(args, dataset):
-    """Whether every question has answers or is marked impossible."""
+    """Whether every question has answers or is marked impossible.
+
+    Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
+    """
     questions = [qa for qa, _ in questions_of(dataset)]
     if not args.version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
         raise ValueError(f"{args.predict_file} is SQuAD 2.0: pass --version_2_with_negative")
     return all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
 
 
-def featurize(args, tokenizer, examples, is_training):
-    return convert_examples_to_features(
-        examples, tokenizer, args.max_seq_length, args.doc_stride, args.max_query_length,
-        is_training,
-    )  # fmt: skip
+# --- the model's loss and answers ----------------------------------------------------------------
+
+
+def compute_loss(model, batch, totals):
+    """A batch's share of its step's mean loss: the mean of the start's and the end's."""
+    inputs, (start_positions, end_positions) = batch
+    start_logits, end_logits = model(*inputs)
+    losses = span_loss(start_logits, start_positions) + span_loss(end_logits, end_positions)
+    return losses.sum() / (2 * totals.examples)
 
 
 def predict(args, runtime, model, features, make_batch, title):
-    """A RawResult for each feature, of logits as long as it; None on ranks other than 0."""
+    """A RawResult for each feature, with logits for its tokens; None on ranks other than 0."""
 
     def logits_of(model, batch):
-        starts, ends = model(*batch[0])
-        lengths = batch[0][2].sum(dim=1).tolist()
+        inputs, _ = batch
+        start_logits, end_logits = model(*inputs)
+        lengths = inputs[2].sum(dim=1).tolist()
         if args.compute_padding:
             lengths = [args.max_seq_length] * len(lengths)
-        pairs = torch.stack([starts, ends], dim=1).float().cpu().numpy()  # [B, 2, S]
+        pairs = torch.stack([start_logits, end_logits], dim=1).float().cpu().numpy()  # [B, 2, S]
         return [pair[:, :length] for pair, length in zip(pairs, lengths)]
 
     outputs = training.predict(
@@ -146,58 +153,76 @@ def predict(args, runtime, model, features, make_batch, title):
 
 
 def answer_options(args):
-    """What decides which answers are best, for `best_answers`."""
+    """What decides which answers are best, as keyword arguments of `best_answers`."""
     return {
-        "n_best_size": args.n_best_size, "max_answer_length": args.max_answer_length,
-        "do_lower_case": args.do_lower_case, "verbose_logging": args.verbose_logging,
+        "n_best_size": args.n_best_size,
+        "max_answer_length": args.max_answer_length,
+        "do_lower_case": args.do_lower_case,
+        "verbose_logging": args.verbose_logging,
         "strip_accents": args.do_lower_case and args.strip_accents,
         "version_2_with_negative": args.version_2_with_negative,
         "null_score_diff_threshold": args.null_score_diff_threshold,
-    }  # fmt: skip
+    }
 
 
 def write_answers(args, examples, features, results):
-    """Writes the answers of prediction. Returns them, {question id: Answer}."""
-    path = lambda name: os.path.join(args.output_dir, name)  # noqa: E731
+    """Writes the files of answers. Returns {question id: Answer}."""
     os.makedirs(args.output_dir, exist_ok=True)
+    predictions = os.path.join(args.output_dir, PREDICTIONS)
+    nbest_predictions = os.path.join(args.output_dir, NBEST_PREDICTIONS)
     answers = write_predictions(
-        examples, features, results, output_prediction_file=path(PREDICTIONS),
-        output_nbest_file=path(NBEST_PREDICTIONS),
-        output_null_log_odds_file=path(NULL_ODDS), **answer_options(args),
-    )  # fmt: skip
-    print(f"{len(answers)} answers: {path('predictions.json')}")
-    print(f"the best few of each, with probabilities: {path('nbest_predictions.json')}")
+        examples,
+        features,
+        results,
+        output_prediction_file=predictions,
+        output_nbest_file=nbest_predictions,
+        output_null_log_odds_file=os.path.join(args.output_dir, NULL_ODDS),
+        **answer_options(args),
+    )
+    print(f"{len(answers)} answers: {predictions}")
+    print(f"the best few of each, with probabilities: {nbest_predictions}")
     return answers
 
 
 def evaluate(args, dataset, answers, global_step):
-    """Writes the official figures; returns them and the section of the report with the answers."""
-    figures = {"global_step": global_step}
-    figures |= squad_metrics.evaluate(dataset, {key: a.text for key, a in answers.items()})
+    """Writes the official figures; returns them and the report's section with the answers."""
+    texts = {qas_id: answer.text for qas_id, answer in answers.items()}
+    figures = {"global_step": global_step, **squad_metrics.evaluate(dataset, texts)}
     path = os.path.join(args.output_dir, EVAL_RESULTS)
     checkpoint.write_results(path, figures)
     print(f"these figures: {path}")
-    judged = [judge(qa, context, answers[qa["id"]]) for qa, context in questions_of(dataset)]
-    return figures, [report.answers(judged)]
+    scored = [
+        score_question(qa, context, answers[qa["id"]]) for qa, context in questions_of(dataset)
+    ]
+    return figures, [report.answers(scored)]
 
 
-def judge(qa, context, answer):
-    """One question with its answers, as `report.answers` takes it."""
+def score_question(qa, context, answer):
+    """One question with its answers and figures, as `report.answers` takes it."""
     dataset = {"data": [{"paragraphs": [{"qas": [qa]}]}]}
     figures = squad_metrics.evaluate(dataset, {qa["id"]: answer.text})
+    exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
-        "id": qa["id"], "question": qa["question"], "context": context,
+        "id": qa["id"],
+        "question": qa["question"],
+        "context": context,
         "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
-        "predicted": answer.text, "start": find_answer(context, answer),
-        "exact": figures.get("exact_match", figures.get("exact")) > 0, "f1": figures["f1"] / 100,
-    }  # fmt: skip
+        "predicted": answer.text,
+        "start": find_answer(context, answer),
+        "exact": exact > 0,
+        "f1": figures["f1"] / 100,
+    }
+
+
+# --- questions at the terminal -------------------------------------------------------------------
 
 
 def converse(args, runtime, model, tokenizer, make_batch):
-    """Reads paragraphs and questions, a line each, and prints the answers until the input ends."""
-    with suppress(ImportError):  # lines that can be edited, and be longer than 4095 characters
+    """Reads paragraphs and questions, one per line, and prints the answers until the input ends."""
+    with suppress(ImportError):  # makes lines editable, and longer than 4095 characters
         import readline  # noqa: F401
-    print("A paragraph in one line, then questions; an empty line: another paragraph; Ctrl-D: end.")
+    print("Type a paragraph in one line, then questions about it.")
+    print("An empty line starts another paragraph; Ctrl-D ends.")
     with suppress(EOFError):
         while True:
             context = read_line("\nparagraph: ")
@@ -211,11 +236,11 @@ def converse(args, runtime, model, tokenizer, make_batch):
                 print(f"answer: {answer.text or '(none)'}")
                 for entry in answer.nbest[:TYPED_NBEST]:
                     print(f"{entry['probability']:8.1%}  {entry['text'] or '(none)'}")
-    print()  # after the prompt at which the input ended
+    print()  # ends the line of the last prompt
 
 
 def read_line(prompt):
-    """A line of the input. Of a pipe it is shown, as a terminal shows what is typed."""
+    """A line of the input; echoed if it comes from a pipe, as a terminal does."""
     if sys.stdin.isatty():
         return input(prompt)
     line = input()
@@ -223,8 +248,11 @@ def read_line(prompt):
     return line
 
 
-def main(argv=None):
-    args = parse_args(argv)
+# --- the command ---------------------------------------------------------------------------------
+
+
+def execute(args) -> None:
+    """Does what the parsed flags ask for."""
     runtime = training.setup(args)
     if args.interactive and runtime.world_size > 1:
         raise ValueError("--interactive answers in one process: start it without a launcher")
@@ -236,46 +264,43 @@ def main(argv=None):
     weights = training.resolve_init_checkpoint(args)
 
     model = BertForQuestionAnswering(config)
-    training.load_initial(model, weights, load_weights, load_tf_weights, runtime, args.do_train)
+    training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
     model.bert.compute_padding = args.compute_padding
-    training.place(args, runtime, model)
+    training.place_model(args, runtime, model)
+    training.print_resources(args, runtime, model)
 
-    def load(name, path, is_training):
-        dataset = read_dataset(path)
-        examples = read_squad_examples(
-            path, is_training, args.version_2_with_negative, runtime.print, dataset
-        )
-        features = featurize(args, tokenizer, examples, is_training)
-        if not features:
-            raise ValueError(f"{path} has no question that can be used")
-        training.describe(runtime, name, features, args.max_seq_length, tokenizer.vocab)
-        return examples, features, dataset
-
+    # Both files are read before any training, so that a mistake in one costs nothing.
     if args.do_train:
-        train_examples, train_features, _ = load("train", args.train_file, True)
+        train_examples, train_features, _ = load(
+            args, runtime, tokenizer, "train", args.train_file, is_training=True
+        )
     if args.do_predict:
-        predict_examples, predict_features, dataset = load("predict", args.predict_file, False)
+        predict_examples, predict_features, dataset = load(
+            args, runtime, tokenizer, "predict", args.predict_file, is_training=False
+        )
         answered = has_answers(args, dataset)
 
     width = args.max_seq_length if args.compute_padding else 0
 
-    def make_batch(rows, total):
-        targets = [
-            torch.tensor([position or 0 for position in positions])
-            for positions in zip(*((row.start_position, row.end_position) for row in rows))
-        ]
-        return model_inputs(rows, width), targets, total
+    def make_batch(rows):
+        # Without a target, as in prediction, the position is None.
+        starts = torch.tensor([row.start_position or 0 for row in rows])
+        ends = torch.tensor([row.end_position or 0 for row in rows])
+        return model_inputs(rows, width), (starts, ends)
 
-    global_step = checkpoint.read_run(weights).get("global_step", 0)
+    global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
-        fields = ("input_ids", "segment_ids", "start_position", "end_position")
-        global_step = training.train(
-            args, runtime, model, train_features, make_batch, compute_loss, fields,
-            num_examples=len(train_examples),
-        )  # fmt: skip
+        examples = TrainingExamples(
+            train_features,
+            fields=("input_ids", "segment_ids", "start_position", "end_position"),
+            num_examples=len(train_examples),  # questions, as Google counts
+        )
+        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
-    figures, sections = {}, []
+
+    figures = {}
+    sections = []
     if args.do_predict:
         results = predict(args, runtime, model, predict_features, make_batch, "predict")
         if runtime.is_main:
@@ -291,5 +316,10 @@ def main(argv=None):
     runtime.barrier()
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    execute(parse_args(argv))
+
+
 if __name__ == "__main__":
-    flags.run(main)
+    flags.run(execute, ARGS)

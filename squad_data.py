@@ -318,8 +318,8 @@ class _Document:
     def windows(self, max_tokens_for_doc, doc_stride):
         """Returns a list of (window, for each of its tokens whether this is its best window).
 
-        `_max_context` says which window is the best. The list is kept: questions of different
-        length leave different room for the paragraph, but a short paragraph fits in any of them.
+        The best window is that of `_max_context`. The list is cached: questions that leave the same
+        room for the paragraph share it, and so do all questions if the paragraph fits in any case.
         """
         num_tokens = len(self.tokens)
         max_tokens_for_doc = min(max_tokens_for_doc, num_tokens)
@@ -721,13 +721,10 @@ def find_answer(context: str, answer: Answer) -> int | None:
     if answer.first_word is None:
         return None
 
-    for index, word in enumerate(_WORD.finditer(context)):
-        if index == answer.first_word:
-            break
-
+    word_starts = [word.start() for word in _WORD.finditer(context)]
     # Single spaces join the words of the answer, white space of any kind those of the context.
     pattern = f"{_SPACE}+".join(map(re.escape, answer.text.split(" ")))
-    return re.compile(pattern).search(context, word.start()).start()
+    return re.compile(pattern).search(context, word_starts[answer.first_word]).start()
 
 
 def get_final_text(

@@ -189,17 +189,43 @@ def _load_json(path):
         raise ValueError(f"{path} is not JSON in UTF-8: {error}") from None
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="SQuAD's exact match and F1, 1.1 and 2.0.")
-    parser.error = lambda message: parser.exit(2, f"squad_metrics.py: error: {message}\n")
-    parser.add_argument("dataset", help="SQuAD file with answers")
-    parser.add_argument("predictions", help="JSON object: question id to answer")
-    parser.add_argument("--na-prob-file", "--na_prob_file", help="JSON object: id to null odds")
-    paths = list(filter(None, vars(parser.parse_args(argv)).values()))
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one line."""
+
+    def error(self, message):
+        self.exit(2, f"squad_metrics.py: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's; a mistake gives exit status 2."""
+    parser = Parser(
+        usage="%(prog)s DATASET PREDICTIONS [--na-prob-file NULL_ODDS]",
+        description="Compute SQuAD's exact match and F1, for versions 1.1 and 2.0.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="SQuAD file with answers")
+    parser.add_argument(
+        "predictions", metavar="PREDICTIONS", help="JSON object that maps question ids to answers"
+    )
+    parser.add_argument(
+        "--na-prob-file",
+        "--na_prob_file",
+        metavar="NULL_ODDS",
+        help="JSON object that maps question ids to the null odds of SQuAD 2.0, for the best "
+        "threshold",
+    )
+    args = parser.parse_args(argv)
+
+    paths = [args.dataset, args.predictions]
+    if args.na_prob_file:
+        paths.append(args.na_prob_file)
     try:
-        print(json.dumps(evaluate(*map(_load_json, paths)), indent=2))
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"squad_metrics.py: error: {error} ({', '.join(paths)})\n")
+        figures = evaluate(*(_load_json(path) for path in paths))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(f"{error} ({', '.join(paths)})")
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

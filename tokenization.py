@@ -2,9 +2,9 @@
 
 Two steps, each a class that can be used alone: `BasicTokenizer` cleans the text and splits it at
 white space, CJK characters and punctuation; `WordpieceTokenizer` cuts each of those tokens,
-greedily from the left, into the longest pieces that the vocabulary has. They are written plainly
-and are the reference. `FullTokenizer` gives the same result many times faster: every rule acts
-inside one word between white space, so it remembers the ids of the words that it has met.
+greedily from the left, into the longest pieces that the vocabulary has. These two are written
+plainly and are the reference. `FullTokenizer` gives the same result many times faster: no rule
+reaches across white space, so it can cache the ids of every word.
 """
 
 import itertools
@@ -13,17 +13,17 @@ import re
 import string
 import unicodedata
 
-# Google's CJK characters: the ideographs. Kana and hangul stay parts of their words.
+# Google's CJK characters: the ideographs. Kana and hangul are not split.
 _CJK_CHAR = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
-# `str.split` splits at these control characters, where Google's cleaning drops them and so joins
-# what they stand between.
+# `str.split` splits at these control characters. Google's cleaning drops them, which joins the text
+# before and after.
 _DROPPED_WHITESPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")
 _ASCII_TOKEN = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
 
-# How files begin that are passed as a vocabulary by mistake: (offset, bytes, what it is).
+# How to recognize files that are passed as a vocabulary by mistake: (offset, bytes, kind).
 FILE_SIGNATURES = (
     (0, b"PK\x03\x04", "a zip archive or a PyTorch or NumPy file"),
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -32,13 +32,13 @@ FILE_SIGNATURES = (
     (0, b"\xfd7zXZ", "an xz archive"),
 )
 
-# What a `FullTokenizer` remembers at most: words, and the length of a word.
+# The limits of a `FullTokenizer`'s caches: the number of entries, and the length of a key.
 MAX_WORDS_REMEMBERED = 2**17
 MAX_CHARS_REMEMBERED = 32
 
 
 def convert_to_unicode(text):
-    """`text` as `str`; bytes are read as UTF-8, without what is not UTF-8, as Google does."""
+    """Returns `text` as str. Bytes are decoded as UTF-8, without invalid ones, as Google does."""
     if isinstance(text, str):
         return text
     if isinstance(text, bytes):
@@ -47,23 +47,24 @@ def convert_to_unicode(text):
 
 
 def printable_text(text):
-    """`text` as `print` and logs want it. In Python 3 that is `convert_to_unicode`."""
+    """Returns `text` for `print` and logs. In Python 3 this is the same as `convert_to_unicode`."""
     return convert_to_unicode(text)
 
 
 def load_vocab(vocab_file):
-    """Reads a vocabulary: one token a line, its id is the line's index.
+    """Reads a vocabulary with one token per line; a token's id is the index of its line.
 
-    Lines end at "\\n" only; tokens are stripped; of equal tokens the last line's index counts; a
-    blank line is the token "" (all as Google). A byte-order mark and Windows line ends are allowed.
+    As Google does, lines end only at "\\n", tokens are stripped, a repeated token gets the index of
+    its last line, and a blank line is the token "". A byte-order mark and Windows line ends are
+    allowed.
 
     Returns a dict from token to id. Raises FileNotFoundError, or ValueError for a file that is
-    empty or no UTF-8 text.
+    empty or not UTF-8 text.
     """
     if not os.path.exists(vocab_file):
         raise FileNotFoundError(f"{vocab_file}: no such vocabulary; pass the model's vocab.txt")
     if os.path.isdir(vocab_file):
-        raise ValueError(f"{vocab_file}: a directory; pass the vocab.txt in it")
+        raise ValueError(f"{vocab_file} is a directory; pass the vocab.txt in it")
     with open(vocab_file, "rb") as reader:
         head = reader.read(512)  # enough for every signature
         _refuse_binary(vocab_file, head)
@@ -72,61 +73,61 @@ def load_vocab(vocab_file):
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{vocab_file}:{line}: not UTF-8; pass vocab.txt, as UTF-8") from None
+        raise ValueError(f"{vocab_file}:{line} is not UTF-8; save vocab.txt as UTF-8") from None
     if not text.strip():
-        raise ValueError(f"{vocab_file}: empty; pass the model's vocab.txt, one token a line")
-    # Not `splitlines`: U+2028, U+0085 and others may be part of a line.
+        raise ValueError(f"{vocab_file} is empty; pass the model's vocab.txt, one token per line")
+    # Not `splitlines`: U+2028, U+0085 and others can be part of a token.
     lines = text.removesuffix("\n").split("\n")
     return {token.strip(): index for index, token in enumerate(lines)}
 
 
 def _refuse_binary(vocab_file, head):
-    """Raises ValueError if a file that begins with the bytes `head` is not text."""
+    """Raises ValueError if the first bytes of a file, `head`, show that it is not text."""
     for offset, signature, kind in FILE_SIGNATURES:
         if head.startswith(signature, offset):
-            raise ValueError(f"{vocab_file}: {kind}, not text; unpack it and pass vocab.txt")
+            raise ValueError(f"{vocab_file} is {kind}, not text; unpack it and pass vocab.txt")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{vocab_file}: UTF-16 text; save it as UTF-8 and pass that")
+        raise ValueError(f"{vocab_file} is UTF-16 text; save it as UTF-8 and pass that")
     if b"\0" in head:
-        raise ValueError(f"{vocab_file}: a binary file, not text; pass the model's vocab.txt")
+        raise ValueError(f"{vocab_file} is a binary file, not text; pass the model's vocab.txt")
 
 
 def convert_by_vocab(vocab, items):
-    """The list of `vocab[item]`. Raises KeyError naming the first item that `vocab` lacks."""
+    """Returns the list of `vocab[item]`. Raises KeyError for the first item not in `vocab`."""
     try:
         return [vocab[item] for item in items]
     except KeyError as error:
         raise KeyError(
             f"{error.args[0]!r} is not among the vocabulary's {len(vocab)} entries; "
-            "take the vocab.txt that belongs to the model"
+            "use the vocab.txt that belongs to the model"
         ) from None
 
 
 def convert_tokens_to_ids(vocab, tokens):
-    """The ids of `tokens`; `vocab` maps tokens to ids. Raises KeyError."""
+    """Returns the ids of `tokens`; `vocab` maps tokens to ids. Raises KeyError."""
     return convert_by_vocab(vocab, tokens)
 
 
 def convert_ids_to_tokens(inv_vocab, ids):
-    """The tokens of `ids`; `inv_vocab` maps ids to tokens. Raises KeyError."""
+    """Returns the tokens of `ids`; `inv_vocab` maps ids to tokens. Raises KeyError."""
     return convert_by_vocab(inv_vocab, ids)
 
 
 def whitespace_tokenize(text):
-    """The list of words of `text` between Unicode white space."""
+    """Splits `text` at Unicode white space; returns a list of words."""
     return text.split()
 
 
 class FullTokenizer:
-    """Text to WordPieces: `BasicTokenizer`, then `WordpieceTokenizer`, and the result remembered.
+    """Text to WordPieces: `BasicTokenizer`, then `WordpieceTokenizer`, with a cache.
 
     Args:
-      vocab_file: path of a vocabulary, see `load_vocab`.
+      vocab_file: path of a vocabulary; see `load_vocab`.
       do_lower_case: lower-case the text; off for a cased model.
-      strip_accents: drop accents; None means as `do_lower_case`, as Google.
+      strip_accents: drop accents; None means the value of `do_lower_case`, as in Google's code.
 
-    `vocab` maps tokens to ids, `inv_vocab` ids to tokens; neither is to be changed afterwards.
-    Raises what `load_vocab` does, and ValueError where [UNK], [CLS] or [SEP] is missing.
+    `vocab` maps tokens to ids, `inv_vocab` ids to tokens; do not modify them.
+    Raises what `load_vocab` does, and ValueError if [UNK], [CLS] or [SEP] is missing.
     """
 
     def __init__(self, vocab_file, do_lower_case=True, strip_accents=None):
@@ -134,7 +135,7 @@ class FullTokenizer:
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in self.vocab]
         if missing:
             raise ValueError(
-                f"{vocab_file}: {len(self.vocab)} tokens, but no {', '.join(missing)}; "
+                f"{vocab_file} has {len(self.vocab)} tokens, but no {', '.join(missing)}; "
                 "pass the vocab.txt of a BERT model"
             )
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
@@ -145,35 +146,35 @@ class FullTokenizer:
         self._words_of_char = _Memory(self.basic_tokenizer._clean_and_space)
 
     def tokenize(self, text):
-        """The WordPieces of `text` (str, or bytes in UTF-8), a list of str."""
+        """Returns the WordPieces of `text` (str, or bytes in UTF-8) as a list of str."""
         return [self.inv_vocab[index] for index in self.encode(text)]
 
     def encode(self, text):
-        """The ids of `tokenize(text)`, a list of int; [CLS] and [SEP] are not added."""
+        """Returns the ids of `tokenize(text)` as a list of int, without [CLS] and [SEP]."""
         text = convert_to_unicode(text)
-        if not text.isprintable():  # printable text has no control characters; this is quick
+        if not text.isprintable():  # fast; printable text has no control characters
             text = _DROPPED_WHITESPACE.sub("", text)
         return list(self._encode_words(text.split()))
 
     def convert_tokens_to_ids(self, tokens):
-        """The ids of `tokens`, a list of int. Raises KeyError."""
+        """Returns the ids of `tokens` as a list of int. Raises KeyError."""
         return convert_tokens_to_ids(self.vocab, tokens)
 
     def convert_ids_to_tokens(self, ids):
-        """The tokens of `ids`, a list of str. Raises KeyError."""
+        """Returns the tokens of `ids` as a list of str. Raises KeyError."""
         return convert_ids_to_tokens(self.inv_vocab, ids)
 
     def _encode_words(self, words):
         return itertools.chain.from_iterable(map(self._ids_of_word.__getitem__, words))
 
     def _encode_word(self, word):
-        """The ids of a `word` without white space, a tuple."""
+        """Returns the ids of a word that has no white space, as a tuple."""
         if word.isascii() and word.isprintable():
-            # Nothing to clean, no accents: only case and punctuation.
+            # There is nothing to clean and there are no accents: only case and punctuation matter.
             tokens = _ASCII_TOKEN.findall(word.lower() if self.do_lower_case else word)
         else:
             words = "".join(map(self._words_of_char.__getitem__, word)).split()
-            if words != [word]:  # a control character, or CJK: a whole paragraph can be one word
+            if words != [word]:  # control characters, or CJK: a paragraph can be one word
                 return tuple(self._encode_words(words))
             tokens = self.basic_tokenizer.tokenize(word)
         pieces_of = self.wordpiece_tokenizer._pieces
@@ -186,7 +187,8 @@ class BasicTokenizer:
     Args:
       do_lower_case: lower-case each token.
       strip_accents: decompose each token (NFD) and drop its combining marks (category Mn), which
-        also takes hangul apart; None means as `do_lower_case`, as Google.
+        also splits hangul into its letters; None means the value of `do_lower_case`, as in Google's
+        code.
     """
 
     def __init__(self, do_lower_case=True, strip_accents=None):
@@ -194,7 +196,7 @@ class BasicTokenizer:
         self.strip_accents = do_lower_case if strip_accents is None else strip_accents
 
     def tokenize(self, text):
-        """The tokens of `text` (str, or bytes in UTF-8), a list of str."""
+        """Returns the tokens of `text` (str, or bytes in UTF-8) as a list of str."""
         text = self._clean_and_space(convert_to_unicode(text))
         split_tokens = []
         for token in whitespace_tokenize(text):
@@ -209,12 +211,12 @@ class BasicTokenizer:
         return self._tokenize_chinese_chars(self._clean_text(text))
 
     def _clean_text(self, text):
-        """Drops U+0000, U+FFFD and control characters; all white space becomes " "."""
+        """Drops U+0000, U+FFFD and control characters; every white space becomes " "."""
         kept = (char for char in text if char not in "\0\ufffd" and not _is_control(char))
         return "".join(" " if _is_whitespace(char) else char for char in kept)
 
     def _tokenize_chinese_chars(self, text):
-        """Puts spaces round every CJK character."""
+        """Puts spaces around every CJK character."""
         return _CJK_CHAR.sub(r" \g<0> ", text)
 
     def _run_strip_accents(self, text):
@@ -222,7 +224,7 @@ class BasicTokenizer:
         return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
 
     def _run_split_on_punc(self, text):
-        """Every punctuation character is a token, and so is what stands between two of them."""
+        """Makes each punctuation character a token, and the text between two of them another."""
         return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split()
 
 
@@ -231,8 +233,8 @@ class WordpieceTokenizer:
 
     Args:
       vocab: a dict (or set) of pieces; those that do not begin a token are written "##piece".
-      unk_token: stands for a token that cannot be cut so.
-      max_input_chars_per_word: a longer token is `unk_token` (counted after accents are dropped).
+      unk_token: replaces a token that cannot be cut into pieces of the vocabulary.
+      max_input_chars_per_word: a token with more characters (without accents) becomes `unk_token`.
     """
 
     def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
@@ -242,18 +244,18 @@ class WordpieceTokenizer:
         self._longest = max(map(len, vocab), default=0)
 
     def tokenize(self, text):
-        """The pieces of `text`, a list of str: "unaffable" may give ["un", "##aff", "##able"]."""
+        """Returns the pieces of `text`: e.g. of "unaffable", ["un", "##aff", "##able"]."""
         tokens = whitespace_tokenize(convert_to_unicode(text))
         return [piece for token in tokens for piece in self._pieces(token)]
 
     def _pieces(self, token):
-        """The pieces of one token, a list of str."""
+        """Returns the pieces of one token as a list of str."""
         if len(token) > self.max_input_chars_per_word:
             return [self.unk_token]
         pieces, start = [], 0
         while start < len(token):
             prefix = "##" if start else ""
-            # No piece is longer than the vocabulary's longest.
+            # A longer piece than the vocabulary's longest need not be tried.
             for end in range(min(len(token), start + self._longest), start, -1):
                 piece = prefix + token[start:end]
                 if piece in self.vocab:
@@ -266,9 +268,9 @@ class WordpieceTokenizer:
 
 
 class _Memory(dict):
-    """What `function` gave for each str, worked out when first asked for.
+    """A cache of `function(argument)` by argument, a str; computes what it does not have.
 
-    Bounded: long arguments are not kept, and when it is full it starts anew.
+    It is bounded: results for long arguments are not kept, and a full cache is cleared.
     """
 
     def __init__(self, function):
@@ -284,15 +286,15 @@ class _Memory(dict):
 
 
 def _is_whitespace(char):
-    """Space, tab, line ends, and the Unicode spaces (Zs)."""
+    """Space, tab, line ends, and Unicode's spaces (category Zs)."""
     return char in " \t\n\r" or unicodedata.category(char) == "Zs"
 
 
 def _is_control(char):
-    """Every category C*, also private and unassigned (Google since 2019: only Cc and Cf)."""
+    """All categories C*, even private use and unassigned (Google since 2019: only Cc and Cf)."""
     return char not in "\t\n\r" and unicodedata.category(char).startswith("C")
 
 
 def _is_punctuation(char):
-    """Unicode's punctuation, and all of ASCII's: "$" or "^" too, which Unicode calls symbols."""
+    """Unicode's punctuation, and ASCII's: e.g. "$" and "^" too, which Unicode calls symbols."""
     return char in string.punctuation or unicodedata.category(char).startswith("P")

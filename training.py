@@ -1,18 +1,22 @@
-"""What the drivers share: device and ranks, first weights, the training loop, prediction.
+"""What the drivers share: device and ranks, initial weights, the training loop, prediction.
 
 Plain functions. A driver parses its flags, calls `setup`, builds its model and its features, and
 hands both to `train` and `predict` with two functions of its own: one makes a batch of some
-features, one gets loss or outputs from the model.
+features, one computes the loss or the outputs of a batch.
 """
 
 import atexit
+import contextlib
 import glob
 import inspect
+import math
 import os
 import re
+import signal
 import sys
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +24,19 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoint import (
-    fingerprint,
-    read_run,
-    result_flags,
+    read_metadata,
+    resume_key,
     resume_or_clear,
     save_checkpoint,
 )
+from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import length_sorted_batches, num_train_steps, step_examples
 from files import WEIGHTS
-from flags import check_flags
 from optimization import create_optimizer
 from progress import Log, summary_writer
+from weights import load_weights
+
+# --- device and ranks ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -43,35 +49,39 @@ class Runtime:
     dtype: torch.dtype = torch.float32
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def print(self, *parts):
+    def print(self, *values) -> None:
+        """Prints on the main rank alone."""
         if self.is_main:
-            print(*parts, flush=True)
+            print(*values, flush=True)
 
     def autocast(self):
+        """The context in which matrix products are computed in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def sum(self, tensor):
-        """Adds `tensor` up over the ranks, in place."""
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums `tensor` over the ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def barrier(self):
-        """The last call of a run: a rank that has nothing to write waits for the one that has.
+    def barrier(self) -> None:
+        """Waits for all ranks; the last call of a run.
 
-        It might leave while a thread of its own still lets go of the last gradients, and abort;
-        then the launcher would stop the one that writes.
+        A rank that left while another still writes could abort in a thread of the process group,
+        and the launcher would then stop the one that writes.
         """
         if self.world_size > 1:
             dist.barrier()
 
 
-def setup(args):
-    """Chooses device, ranks and precision, and seeds the new weights. Returns a Runtime."""
-    check_flags(args)
+def setup(args) -> Runtime:
+    """Chooses device, ranks and precision, and seeds the new weights.
+
+    Raises ValueError for flags that this machine or the number of ranks does not allow.
+    """
     if args.tensorboard:
         summary_writer()
     local_rank = int(os.environ.get("LOCAL_RANK", args.local_rank))
@@ -80,39 +90,127 @@ def setup(args):
             f"--local_rank {local_rank} needs a launcher: "
             f"torchrun --nproc_per_node=2 {' '.join(sys.argv[:1])} …"
         )
+
     cuda = torch.cuda.is_available() and not args.no_cuda
     if args.fp16 and not cuda:
         raise ValueError("--fp16 needs a GPU, and there is none here; use --bf16 on a CPU")
     if args.compile and not cuda:
         raise ValueError("--compile needs a GPU, and there is none here: leave it out")
-    if args.compile and local_rank < 0 and (gpus := torch.cuda.device_count()) > 1:
+    num_gpus = torch.cuda.device_count() if cuda else 0
+    if args.compile and local_rank < 0 and num_gpus > 1:
         raise ValueError(
-            f"--compile takes a process for each GPU: torchrun --nproc_per_node={gpus} …"
+            f"--compile needs one process for each GPU: torchrun --nproc_per_node={num_gpus} …"
         )
+
     runtime = Runtime(torch.device("cuda", max(local_rank, 0)) if cuda else torch.device("cpu"))
-    if args.bf16 or args.fp16:
-        runtime.dtype = torch.bfloat16 if args.bf16 else torch.float16
+    if args.bf16:
+        runtime.dtype = torch.bfloat16
+    elif args.fp16:
+        runtime.dtype = torch.float16
     if local_rank >= 0:
         if cuda:
             torch.cuda.set_device(runtime.device)
         dist.init_process_group("nccl" if cuda else "gloo")
         atexit.register(dist.destroy_process_group)
-        runtime.rank, runtime.world_size = dist.get_rank(), dist.get_world_size()
-    parts = runtime.world_size * args.gradient_accumulation_steps
-    if args.train_batch_size < parts:
+        runtime.rank = dist.get_rank()
+        runtime.world_size = dist.get_world_size()
+
+    if args.train_batch_size < runtime.world_size * args.gradient_accumulation_steps:
         raise ValueError(
-            f"--train_batch_size {args.train_batch_size} is less than {runtime.world_size} ranks × "
-            f"{args.gradient_accumulation_steps} accumulation steps"
+            f"--train_batch_size {args.train_batch_size} is less than "
+            f"{count(runtime.world_size, 'rank')} × {args.gradient_accumulation_steps} "
+            f"accumulation steps"
         )
     torch.manual_seed(args.seed)
     return runtime
 
 
-def resolve_init_checkpoint(args, **facts):
-    """What to load: --init_checkpoint, or for evaluation alone the weights in --output_dir.
+def place_model(args, runtime, model) -> None:
+    """Moves `model` to the run's device, and compiles its layers where --compile asks for it."""
+    model.to(runtime.device)
+    if args.compile:
+        compile_layers(model)
 
-    Raises ValueError where there is nothing to evaluate, or where the run that wrote the weights
-    had another casing, or other `facts` (the labels, say).
+
+def compile_layers(model) -> None:
+    """Fuses the small operations of each layer, in place: one compilation serves all layers."""
+    for layer in model.bert.encoder.layer:
+        layer.compile(dynamic=True)  # Every batch has another number of tokens.
+
+
+def print_resources(args, runtime, model) -> None:
+    """Prints where and how the run computes, and how much memory training will take."""
+    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    runtime.print(
+        f"{device}, {count(torch.get_num_threads(), 'thread')}, "
+        f"{count(runtime.world_size, 'rank')}, "
+        f"{str(runtime.dtype).removeprefix('torch.')}, {size:,} parameters"
+    )
+    if args.do_train:
+        # Weights, gradients and Adam's two moments, each a float32.
+        state = 16 * size
+        parts = runtime.world_size * args.gradient_accumulation_steps
+        rows = math.ceil(args.train_batch_size / parts)
+        masked = getattr(args, "max_predictions_per_seq", 0)
+        activations = activation_bytes(model.bert.config, rows, args.max_seq_length, masked)
+        runtime.print(
+            f"training takes about {state / 1e9:.2f} GB of memory per process, plus at most "
+            f"{activations / 1e9:.2f} GB for {rows} examples at a time"
+        )
+
+
+def count(number, noun) -> str:
+    """ "1 rank", "2 ranks" """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def activation_bytes(config, rows, max_seq_length, masked_words=0) -> int:
+    """About how many bytes a step keeps of its forward pass, for `rows` without padding.
+
+    Counts what autograd saves, in float32. For each token: 12 vectors of a layer's width and 2 of
+    its intermediate width, attention's probabilities with their dropout, and 3 vectors of the
+    embeddings. For each layer: the query, key and value weights side by side. For each masked word:
+    the scores over the vocabulary, their softmax and its gradient.
+    """
+    hidden = config.hidden_size
+    tokens = rows * max_seq_length
+    scores = 6 * config.num_attention_heads * max_seq_length
+    token = 48 * hidden + 8 * config.intermediate_size + scores
+    layers = config.num_hidden_layers * (tokens * token + 12 * hidden**2)
+    return layers + tokens * 12 * hidden + rows * masked_words * 12 * config.vocab_size
+
+
+def parallel(runtime, model):
+    """`model` for several ranks, for several GPUs of one process, or as it is."""
+    if runtime.world_size > 1:
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        # Buffers are not synchronised; PyTorch 2.13 renamed the argument.
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        argument = next(name for name in names if name in inspect.signature(wrapper).parameters)
+        replica = wrapper(model, gradient_as_bucket_view=True, **{argument: False})
+        # Each loss is divided by the examples of all ranks already: sum, do not average.
+        replica.register_comm_hook(None, sum_gradients)
+        return replica
+    if runtime.device.type == "cuda" and torch.cuda.device_count() > 1:
+        return torch.nn.DataParallel(model)
+    return model
+
+
+def sum_gradients(_, bucket):
+    """A communication hook for DistributedDataParallel."""
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
+
+
+# --- initial weights -----------------------------------------------------------------------------
+
+
+def resolve_init_checkpoint(args, **metadata) -> str | None:
+    """The path of the weights to load, or None for random ones.
+
+    That is --init_checkpoint, but for evaluation alone the weights in --output_dir where there are
+    any. Raises ValueError if there is nothing to evaluate, or if the weights were trained with
+    another casing or other `metadata` (e.g. labels); FileNotFoundError if they do not exist.
     """
     weights = args.init_checkpoint
     if not args.do_train and os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
@@ -121,41 +219,39 @@ def resolve_init_checkpoint(args, **facts):
         raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
     if weights and not (os.path.exists(weights) or os.path.exists(f"{weights}.index")):
         folder = os.path.dirname(weights) or "."
-        there = os.listdir(folder) if os.path.isdir(folder) else []
-        names = ", ".join(sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in there}))
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
         raise FileNotFoundError(
-            f"--init_checkpoint {weights} does not exist; {folder} holds: {names or 'nothing'}"
+            f"--init_checkpoint {weights} does not exist; {folder} contains: "
+            f"{', '.join(found) or 'nothing'}"
         )
-    run = read_run(weights)
+
     casing = {"do_lower_case": args.do_lower_case}
     if args.do_lower_case:  # Otherwise accents stay, whatever the flag says.
         casing["strip_accents"] = args.strip_accents
-    for name, value in {**casing, **facts}.items():
-        # Not there: an older run's. None: pre-trained without a word about the text's casing.
-        differs = run.get(name) not in (None, value)
+    saved = read_metadata(weights)
+    for name, value in {**casing, **metadata}.items():
+        # None: an older run that did not save it, or pre-training on text of unknown casing.
+        differs = saved.get(name) not in (None, value)
+        # A new head may have other labels.
         if differs and (name in casing or not args.do_train):
-            raise ValueError(f"{weights} was trained with {name} {run[name]}, but this is {value}")
+            raise ValueError(
+                f"{weights} was trained with {name} {saved[name]}, but this run has {value}"
+            )
     return weights
 
 
-def load_initial(model, path, load_weights, load_tf_weights, runtime, new_head):
-    """Fills `model` from PyTorch weights or a TensorFlow checkpoint and says what was left out.
+def load_initial_weights(model, path, runtime, head_may_be_new) -> None:
+    """Fills `model` from PyTorch weights or a TensorFlow checkpoint and prints what was left out.
 
-    Raises ValueError where the head has no weights, unless it may be new.
+    Raises ValueError if the head has no weights, unless `head_may_be_new`.
     """
     if path is None:
         runtime.print("no --init_checkpoint: the model starts from random weights")
         return
-    names = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
-    tensorflow = any(
-        re.search(r"\.(index|meta|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
-        for name in names
-    )
-    if tensorflow and not any(name.endswith((".bin", ".safetensors")) for name in names):
-        unfilled, unused = load_tf_weights(model, path)
-    else:
-        unfilled, unused = load_weights(model, path)
-    if any(not name.startswith("bert.") for name in unfilled) and not new_head:
+    load = load_tf_weights if is_tf_checkpoint(path) else load_weights
+    unfilled, unused = load(model, path)
+    if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
         raise ValueError(f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first")
     runtime.print(
         f"weights from {path}; new: {', '.join(unfilled) or 'none'}; "
@@ -163,8 +259,19 @@ def load_initial(model, path, load_weights, load_tf_weights, runtime, new_head):
     )
 
 
-def describe(runtime, name, features, max_seq_length, vocab):
-    """Prints what there is to compute, and warns where the vocabulary seems to be the wrong one."""
+def is_tf_checkpoint(path) -> bool:
+    """Whether `path` means a TensorFlow checkpoint; a folder with PyTorch weights does not."""
+    names = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
+    if any(name.endswith((".bin", ".safetensors")) for name in names):
+        return False
+    return any(
+        re.search(r"\.(index|meta|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
+        for name in names
+    )
+
+
+def print_features(runtime, name, features, max_seq_length, vocab) -> None:
+    """Prints how much there is to compute; warns if the vocabulary seems to be the wrong one."""
     ids = np.concatenate([feature.input_ids for feature in features])
     padded = len(features) * max_seq_length
     unknown = np.count_nonzero(ids == vocab["[UNK]"]) / len(ids)
@@ -176,209 +283,272 @@ def describe(runtime, name, features, max_seq_length, vocab):
         runtime.print(f"warning: {unknown:.0%} of the tokens are [UNK]: is this the vocabulary?")
 
 
-def place(args, runtime, model):
-    """Moves `model` to its device; prints where and how the run computes, and in what memory."""
-    model.to(runtime.device)
-    if args.compile:
-        compile_layers(model)
-    name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
-    size = sum(parameter.numel() for parameter in model.parameters())
-    runtime.print(
-        f"{name}, {torch.get_num_threads()} threads, {runtime.world_size} ranks, "
-        f"{str(runtime.dtype).removeprefix('torch.')}, {size:,} parameters"
-    )
-    if args.do_train:
-        # Weights, gradients and Adam's two moments, each a float32.
-        rows = -(-args.train_batch_size // (runtime.world_size * args.gradient_accumulation_steps))
-        words = getattr(args, "max_predictions_per_seq", 0)
-        activations = activation_bytes(model.bert.config, rows, args.max_seq_length, words)
-        runtime.print(
-            f"training takes about {16 * size / 1e9:.2f} GB of memory in each process, and for a "
-            f"part of {rows} examples, if none is short, {activations / 1e9:.2f} GB more"
-        )
+# --- training ------------------------------------------------------------------------------------
 
 
-def compile_layers(model):
-    """Fuses the small operations of each layer, in place: one compilation serves all layers."""
-    for layer in model.bert.encoder.layer:
-        layer.compile(dynamic=True)  # No two batches have the same number of tokens.
+class StepTotals(NamedTuple):
+    """What the losses of a step are divided by, summed over all its parts on all ranks."""
+
+    examples: int
+    weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def activation_bytes(config, rows, max_seq_length, masked_words=0):
-    """About what a step keeps of its forward pass, in bytes, for `rows` without padding.
-
-    Counted in what autograd saves, in float32: for a token 12 vectors of a layer and 2 of its
-    intermediate part, attention's probabilities with their dropout, 3 vectors of the embeddings; a
-    layer's three weights side by side; the masked words' scores, their softmax and its gradient.
-    """
-    hidden, tokens = config.hidden_size, rows * max_seq_length
-    scores = 6 * config.num_attention_heads * max_seq_length
-    token = 48 * hidden + 8 * config.intermediate_size + scores
-    layers = config.num_hidden_layers * (tokens * token + 12 * hidden**2)
-    return layers + tokens * 12 * hidden + rows * masked_words * 12 * config.vocab_size
-
-
-def parallel(runtime, model):
-    """`model` on several ranks, on several GPUs of one process, or as it is."""
-    if runtime.world_size > 1:
-        wrapper = torch.nn.parallel.DistributedDataParallel
-        # The argument's name from PyTorch 2.13 on, and before.
-        names = "forward_sync_buffers", "broadcast_buffers"
-        buffers = next(name for name in names if name in inspect.signature(wrapper).parameters)
-        replica = wrapper(model, gradient_as_bucket_view=True, **{buffers: False})
-        # Every loss is divided by the examples of all ranks already: add, do not average.
-        replica.register_comm_hook(None, add_gradients)
-        return replica
-    if runtime.device.type == "cuda" and torch.cuda.device_count() > 1:
-        return torch.nn.DataParallel(model)
-    return model
-
-
-def add_gradients(_, bucket):
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
-
-
-def num_steps(args, num_examples):
-    """Steps of training and of warm-up that --num_train_epochs and --warmup_proportion mean."""
-    steps = num_train_steps(num_examples, args.train_batch_size, args.num_train_epochs)
-    if not steps:
-        raise ValueError(
-            f"{num_examples} training examples and {args.num_train_epochs} epochs "
-            f"make no batch of {args.train_batch_size}: lower --train_batch_size, or train longer"
-        )
-    return steps, int(steps * args.warmup_proportion)
-
-
-def train(args, runtime, model, features, make_batch, compute_loss, fields=(), num_examples=None,
-          steps_and_warmup=None, weight_of=None):  # fmt: skip
+def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
     """Trains `model` in place, from the newest checkpoint on. Returns the number of steps.
 
-    make_batch(features, total) makes a batch of one part of a step whose examples are `total` in
-    all; compute_loss(model, batch) is the part's share of the step's mean loss, so that parts and ranks
-    add up to the loss of the whole batch. Where a loss is a mean of something else than examples,
-    weight_of(feature) counts it, and `total` is the pair (examples, sum of these weights), both of
-    the whole step.
-
-    `features` is a list, of which training sees `fields`; or an object of which rows are asked one
-    at a time, with `shards` (see data.step_examples) and a `fingerprint` of its own.
-    The steps are counted in `num_examples`, or else in features: Google's run_squad.py counts
-    questions, of which a long paragraph makes several features. Or they are given.
+    `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
+    batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
+    step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
+    of the whole batch.
     """
-    steps, warmup = steps_and_warmup or num_steps(args, num_examples or len(features))
+    steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
-    shards = getattr(features, "shards", [len(features)])
-    known = getattr(features, "fingerprint", None)
     optimizer = create_optimizer(model, args.learning_rate, steps, warmup, args.schedule)
     scale = LossScale(args.loss_scale) if args.fp16 else None
-    resume_key = result_flags(args, fingerprint(features, fields) if known is None else known)
-    first = 0
-    state = resume_or_clear(args, runtime, resume_key)
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-        if scale:
-            vars(scale).update(state["scale"])
-        del state
+
+    key = resume_key(args, examples.fingerprint)
+    start = resume(args, runtime, model, optimizer, scale, key)
     os.makedirs(args.output_dir, exist_ok=True)
     replica = parallel(runtime, model)
     model.train()
-    with closing(Log(args, runtime, first, steps)) as log:
-        for step in range(first, steps):
-            indices = step_examples(shards, args.train_batch_size, step, args.seed)
-            parts = [[features[i] for i in part] for part in own_parts(args, runtime, indices)]
-            total, loss = step_denominators(runtime, parts, len(indices), weight_of), 0.0
-            for micro_step, part in enumerate(parts):
+
+    with StopSignals() as signals, closing(Log(args, runtime, start, steps)) as log:
+        unread = []
+        for step in range(start, steps):
+            indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
+            parts = own_parts(args, runtime, examples, indices)
+            totals = step_totals(runtime, examples, parts, len(indices))
+
+            loss = 0.0
+            for micro_step, rows in enumerate(parts):
                 torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-                last = micro_step == args.gradient_accumulation_steps - 1
-                batch = make_batch(part, total)
-                with nullcontext() if last or runtime.world_size == 1 else replica.no_sync():
+                with sync_on_last(replica, micro_step, parts):
                     with runtime.autocast():
-                        part_loss = compute_loss(replica, batch)
-                    # Outside: what ran in float32 goes backward in float32 too.
-                    (part_loss * scale.value if scale else part_loss).backward()
+                        part_loss = compute_loss(replica, make_batch(rows), totals)
+                    # Outside autocast, so that what ran in float32 goes backward in float32 too.
+                    backward(part_loss, scale)
                 loss += part_loss.detach()
+
             learning_rate = optimizer.get_lr()
-            update(runtime, optimizer, scale)
-            due = (step + 1) % args.save_checkpoints_steps == 0 or step + 1 == steps
-            stop = log.add(step, loss, learning_rate, look=due)
+            optimizer_step(runtime, optimizer, scale)
+
+            done = step + 1
+            unread.append((done, loss, learning_rate))
+            due = done == steps or done % args.save_checkpoints_steps == 0
+            stop = False
+            if due or may_read_losses(runtime, done):
+                stop = read_losses(runtime, unread, log, signals)
             if due or stop:
-                save_checkpoint(args, runtime, model, optimizer, step + 1, scale, resume_key)
+                log.flush()
+                save_checkpoint(args, runtime, model, optimizer, done, scale, key)
             if stop:
-                log.stopped(step + 1)
-        if log.signal:  # It came during the last checkpoint.
-            log.stopped(steps)
+                end_stopped_run(args, runtime, log, signals, done)
+        if signals.received:  # during the last checkpoint
+            end_stopped_run(args, runtime, log, signals, steps)
+
     if scale:
         runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
     return steps
 
 
-def own_parts(args, runtime, indices):
-    """The parts of a step that this rank computes, one for each micro-step."""
+def num_steps(args, examples) -> tuple[int, int]:
+    """Steps of training and of warm-up, from the flags of steps or those of epochs."""
+    if "num_train_steps" in args:
+        return args.num_train_steps, args.num_warmup_steps
+    number = examples.num_examples
+    steps = num_train_steps(number, args.train_batch_size, args.num_train_epochs)
+    if not steps:
+        raise ValueError(
+            f"{number} training examples and {args.num_train_epochs} epochs "
+            f"make no batch of {args.train_batch_size}: lower --train_batch_size, or train longer"
+        )
+    return steps, int(steps * args.warmup_proportion)
+
+
+def resume(args, runtime, model, optimizer, scale, key) -> int:
+    """Restores the newest checkpoint where there is one; returns how many steps are done."""
+    state = resume_or_clear(args, runtime, key)
+    if state is None:
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if scale:
+        scale.load_state_dict(state["scale"])
+    return state["step"]
+
+
+def own_parts(args, runtime, examples, indices):
+    """The parts of a step that this rank computes, one list of examples for each micro-step."""
     accumulation = args.gradient_accumulation_steps
     parts = np.array_split(indices, runtime.world_size * accumulation)
-    return parts[runtime.rank * accumulation : (runtime.rank + 1) * accumulation]
+    first = runtime.rank * accumulation
+    return [[examples[index] for index in part] for part in parts[first : first + accumulation]]
 
 
-def step_denominators(runtime, parts, num_examples, weight_of):
-    """What the losses of a step are divided by, over all its parts on all ranks."""
-    if weight_of is None:
-        return num_examples
-    weight = sum(weight_of(row) for part in parts for row in part)
-    return num_examples, runtime.sum(torch.full((), float(weight), device=runtime.device))
+def step_totals(runtime, examples, parts, num_examples) -> StepTotals:
+    """The StepTotals of a step of `num_examples`, of which this rank computes `parts`."""
+    if examples.weight_of is None:
+        return StepTotals(num_examples)
+    weight = float(sum(examples.weight_of(row) for rows in parts for row in rows))
+    return StepTotals(num_examples, runtime.sum(torch.full((), weight, device=runtime.device)))
 
 
-def update(runtime, optimizer, scale):
-    """One step of the optimizer from the gradients of all ranks."""
-    for words in optimizer.tracked:  # what the clipping norm needs travels like a gradient
+def sync_on_last(replica, micro_step, parts):
+    """The context of a micro-step: only the last one exchanges gradients between ranks."""
+    is_last = micro_step == len(parts) - 1
+    distributed = isinstance(replica, torch.nn.parallel.DistributedDataParallel)
+    return replica.no_sync() if distributed and not is_last else contextlib.nullcontext()
+
+
+def backward(loss, scale) -> None:
+    """Adds the gradients of `loss`, scaled where there is a LossScale."""
+    if scale:
+        loss = loss * scale.value
+    loss.backward()
+
+
+def optimizer_step(runtime, optimizer, scale) -> None:
+    """One step of the optimizer from the gradients of all ranks, which it clears."""
+    for words in optimizer.word_tables:
+        # What the clipping norm needs is exchanged as gradients are.
         for source in (words.squared_norm, words.decoder_weight):
             if source.grad is not None:
                 runtime.sum(source.grad)
     # Reading the norm waits for the GPU; only float16, which may overflow, has to.
     if scale is None:
         optimizer.step()
-    elif scale.allows(optimizer.global_norm()):
+    elif scale.update_and_check(optimizer.global_norm()):
         optimizer.step(loss_scale=scale.used)
     optimizer.zero_grad()
 
 
-def dropout_seed(*numbers):
-    """A seed for torch from seed, step, micro-step and rank."""
+def dropout_seed(*numbers: int) -> int:
+    """A seed for PyTorch from seed, step, micro-step and rank."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class LossScale:
-    """Factor on a float16 loss that keeps small gradients above 0: halved when a gradient
-    overflows, and that step is skipped; doubled after 2000 steps without."""
+    """Factor on a float16 loss that keeps small gradients above 0.
+
+    It is halved when a gradient overflows, and that step is skipped; it is doubled after 2000 steps
+    without an overflow. A `fixed` scale stays as it is.
+    """
 
     def __init__(self, fixed=0.0):
-        self.fixed, self.value = bool(fixed), fixed or 2.0**16
-        self.used, self.good_steps, self.skipped = self.value, 0, 0
+        self.fixed = bool(fixed)
+        self.value = fixed or 2.0**16
+        self.used = self.value  # by the gradients of this step
+        self.good_steps = 0
+        self.skipped = 0
 
-    def allows(self, norm):
-        """Whether a step with gradients of this norm is to be taken; adapts the scale."""
-        self.used, finite = self.value, bool(torch.isfinite(norm))
-        self.good_steps = self.good_steps + 1 if finite else 0
-        self.skipped += not finite
-        if not self.fixed and (not finite or self.good_steps % 2000 == 0):
-            self.value *= 2.0 if finite else 0.5
+    def update_and_check(self, norm) -> bool:
+        """Adapts the scale to the gradients' `norm`; returns whether it is finite."""
+        self.used = self.value
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.good_steps += 1
+        else:
+            self.good_steps = 0
+            self.skipped += 1
+        if not self.fixed:
+            if not finite:
+                self.value *= 0.5
+            elif self.good_steps % 2000 == 0:
+                self.value *= 2.0
         return finite
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+# --- watching and stopping a run -----------------------------------------------------------------
+
+STEPS_BETWEEN_READS = 10  # on a GPU, where reading a loss waits for it
+
+
+def may_read_losses(runtime, done) -> bool:
+    """Whether the losses are read after this many steps even if no checkpoint is due."""
+    return runtime.device.type != "cuda" or done % STEPS_BETWEEN_READS == 0
+
+
+def read_losses(runtime, unread, log, signals) -> bool:
+    """Logs the steps in `unread` and empties it; returns whether any rank was asked to stop.
+
+    Raises ValueError for a loss that is not finite.
+    """
+    steps, losses, learning_rates = zip(*unread)
+    unread.clear()
+    # One exchange for both, so that all ranks stop after the same step.
+    numbers = torch.stack([*losses, losses[0].new_tensor(signals.received)])
+    *losses, received = runtime.sum(numbers).tolist()
+    for step, loss in zip(steps, losses):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss at step {step} is {loss}: stopped; the last checkpoint is kept. "
+                f"Lower --learning_rate, or use float32"
+            )
+    log.add(steps, losses, learning_rates)
+    return received > 0
+
+
+class StopSignals:
+    """Catches SIGTERM and SIGINT, so that a run can finish its step and save before it ends.
+
+    `received` is the number of the first signal, 0 before it. A second one ends the run at once.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self._handlers = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number, _):
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+def end_stopped_run(args, runtime, log, signals, done) -> None:
+    """Ends the process after a signal, with the conventional exit status."""
+    log.close()
+    runtime.print(
+        f"stopped by a signal after step {done} of {log.steps}: "
+        f"the same command resumes from {args.output_dir}"
+    )
+    sys.exit(128 + (signals.received or signal.SIGTERM))
+
+
+# --- prediction ----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def predict(runtime, model, features, batch_size, make_batch, outputs_of, title):
-    """Outputs for every feature once, in the features' order: a list on rank 0, None elsewhere.
+    """Outputs for every feature, in the features' order: a list on rank 0, None elsewhere.
 
-    outputs_of(model, batch) returns one output for each feature of the batch. There is no progress
-    bar where `title` is None.
+    outputs_of(model, batch) returns one output for each feature of the batch. Without a `title`
+    there is no progress bar.
     """
     model.eval()
+    batches = length_sorted_batches([len(feature.input_ids) for feature in features], batch_size)
+    own_batches = batches[runtime.rank :: runtime.world_size]
     quiet = title is None or not runtime.is_main
-    batches = length_sorted_batches([len(f.input_ids) for f in features], batch_size)
-    mine, outputs = batches[runtime.rank :: runtime.world_size], []
-    for indices in tqdm(mine, title, unit="batch", disable=quiet, dynamic_ncols=True):
+
+    outputs = []
+    for indices in tqdm(own_batches, title, unit="batch", disable=quiet, dynamic_ncols=True):
         with runtime.autocast():
-            batch = make_batch([features[i] for i in indices], len(indices))
+            batch = make_batch([features[index] for index in indices])
             outputs += zip(indices.tolist(), outputs_of(model, batch))
     if runtime.world_size > 1:
         gathered = [None] * runtime.world_size if runtime.is_main else None
@@ -386,6 +556,7 @@ def predict(runtime, model, features, batch_size, make_batch, outputs_of, title)
         outputs = [pair for part in gathered or [] for pair in part]
     if not runtime.is_main:
         return None
+
     by_index = dict(outputs)
     assert len(outputs) == len(by_index) == len(features)
     return [by_index[index] for index in range(len(features))]

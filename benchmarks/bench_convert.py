@@ -1,12 +1,14 @@
 """Conversion of a BERT-Large checkpoint: time and peak memory.
 
-Against what a user would write otherwise, a script that imports TensorFlow and PyTorch, takes every
-variable from tf.train.load_checkpoint's reader, transposes the kernels and calls torch.save; and
-against copying the bytes. Each is a process of its own, started in turn, with the checkpoint in the
-operating system's cache; memory is the process's largest resident set. Only ours waits until its
-file is on the disk (fsync). Processor time, which leaves out waiting for disks and neighbours,
-stands beside the time on the clock. Before each, another process fills memory and gives it back:
-a virtual machine may have lent free memory to its host, and getting it again takes seconds.
+Our converter is compared with what a user would write otherwise: a script that imports TensorFlow
+and PyTorch, takes every variable from tf.train.load_checkpoint's reader, transposes the kernels and
+calls torch.save. It is also compared with copying the bytes.
+
+Each run is a process of its own; the contenders take turns, with the checkpoint in the operating
+system's cache. Memory is the largest resident set of the process. Only ours waits until its file is
+on the disk (fsync). Both wall-clock time and processor time are shown; the latter excludes waiting
+for disks and for other virtual machines. Before each run, another process fills memory and releases
+it: a virtual machine may have returned free memory to its host, and getting it back takes seconds.
 """
 
 import common
@@ -14,7 +16,7 @@ import common
 args = common.parse_args(
     __doc__.split("\n")[0],
     rounds=(5, "timed runs of each"),
-    folder=("", "where to put the files, 5 GB; a temporary folder by default"),
+    folder=("", "where to put the files, 5 GB; by default in a temporary folder"),
     child=("", "used by itself"),
 )
 
@@ -29,7 +31,7 @@ LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16
 
 
 def write(folder):
-    """A checkpoint of random weights under Google's names."""
+    """Writes a checkpoint of random weights under Google's names."""
     import numpy as np
 
     import tf_checkpoint
@@ -66,7 +68,7 @@ def through_tensorflow(folder):
 
 def start(*command):
     """Runs python; returns (seconds of processor time, peak memory in bytes)."""
-    # This process is small: what it holds when it starts another one would count as that one's.
+    # The memory that this process holds would count as the new process's, but it is small.
     process = subprocess.Popen(
         [sys.executable, *command], cwd=common.ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -1,20 +1,21 @@
 """Training steps of fine-tuning, on the length distribution of MRPC and SQuAD.
 
-Contenders, each a whole step (batch, forward, backward, clipping, optimizer) on the same examples:
+Each contender does whole steps (batch, forward, backward, clipping, optimizer) on the same
+examples:
 
-    ours          packed tokens, BERTAdam
+    ours          without padding, BERTAdam
     default       transformers as its examples/pytorch run_glue.py and run_qa.py and its Trainer
                   (training_args.py) configure it: padded to the maximum, its default attention
                   (SDPA), fused AdamW, gradient norm 1.0
     best          transformers at its best: batches grouped by length and padded to their longest,
                   fused AdamW, bfloat16
-    first port    padded; attention, LayerNorm and GELU written out in single operations, gradients
-                  clipped one by one, Adam in a Python loop: as the port of November 2018 did it;
-                  in float32, as that was
+    first port    as the PyTorch port of November 2018, in float32: padded; attention, LayerNorm and
+                  GELU written out in single operations; gradients clipped one by one; Adam in a
+                  Python loop
 
 The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads;
-useful FLOPs are those of tokens: 8LH² + 4LHI + 4L²H a layer and example, three times for a step.
-Memory is the largest resident set of a process of its own that does three steps.
+useful FLOPs are those of tokens: 8LH² + 4LHI + 4L²H per layer and example, three times for a step.
+Memory is the largest resident set of a separate process that does three steps.
 """
 
 import common
@@ -61,7 +62,7 @@ class WrittenGELU(torch.nn.Module):
 
 
 def first_port(task, shape):
-    """A function of some features: one step of transformers' model, slowed to the first port's."""
+    """A function of features: a step of transformers' model, changed to work as the first port."""
     model = peer(task, shape, attn_implementation="eager").train()
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -107,7 +108,7 @@ def make_step(name, task, shape, dtype):
 
 
 def peak_memory(name, task, shape, dtype):
-    """Largest resident set in MB of a process that does three steps of one contender."""
+    """The largest resident set, in MB, of a process that does three steps of one contender."""
     child = f"{name}:{task}:{shape}:{str(dtype)[6:]}"
     command = [sys.executable, __file__, "--threads", str(args.threads), "--child", child]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
@@ -141,7 +142,7 @@ def compare(task, shape, dtype, features):
         name: common.spread([b / a for a, b in zip(seconds["ours"], times)])
         for name, times in seconds.items()
     }
-    # Grouped batches differ from round to round, so this one is compared by its sum.
+    # Grouped batches differ from round to round, so "best" is compared by its total time.
     total = sum(seconds["best"]) / sum(seconds["ours"])
     ratio["best"] = {"median": total, "low": total, "high": total}
     memory = {name: peak_memory(name, task, shape, dtype) for name in ("ours", "default")}

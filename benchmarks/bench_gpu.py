@@ -2,24 +2,25 @@
 
     python benchmarks/bench_gpu.py --json gpu.json
 
-It needs torch with CUDA and transformers; lengths and weights are its own, so no data. Without a
-GPU it says so; `--device cpu` runs everything but the GPU's counters on a tiny model.
+It needs PyTorch with CUDA, and transformers. It needs no data: the lengths are built in and the
+weights are random. Without a GPU it says so and stops; `--device cpu` runs everything except the
+GPU's counters on a tiny model.
 
-Contenders, each the whole step from lists of ids (see contenders.py):
+Each contender does whole steps from lists of ids (see contenders.py):
 
-    ours      packed tokens, BERTAdam
+    ours      without padding, BERTAdam
     compiled  the same with --compile (on a GPU; --compile 0 leaves it out)
     default   transformers as its Trainer with --bf16 and its example scripts configure it: padded
               to the maximum, SDPA, fused AdamW
     best      transformers at its best: batches grouped by length and padded to their longest; for
-              prediction weights in bfloat16 (--bf16_full_eval) besides
+              prediction, the weights are in bfloat16 too (--bf16_full_eval)
 
-They take turns; a turn is some steps without a pause and then a wait for the device. The limit is
-the best FLOP/s of a bfloat16 product of 8192³ in the same process, before and after; useful FLOPs
-are those of tokens. Memory is the largest that PyTorch had allocated in a turn, the other
-contenders' weights aside. One turn more runs under PyTorch's profiler for the time of each kind of
-kernel, and one step with CUDA's check for waits of the host (prediction has one: it fetches its
-result).
+They take turns; a turn is several steps without a pause, and then a wait for the device. The limit
+is the best FLOP/s of a bfloat16 product of 8192³ in the same process, before and after; useful
+FLOPs are those of tokens. Memory is the most that PyTorch had allocated during a turn, without the
+other contenders' weights. One more turn runs under PyTorch's profiler, which gives the time of each
+kind of kernel, and one more step under CUDA's check for operations that make the host wait
+(prediction has one: it fetches its result).
 """
 
 import common
@@ -46,7 +47,7 @@ import torch  # noqa: E402
 
 CUDA = args.device == "cuda"
 if CUDA and not torch.cuda.is_available():
-    print("bench_gpu.py: there is no CUDA device here, nothing is measured (try --device cpu)")
+    print("bench_gpu.py: found no CUDA device, so nothing is measured (try --device cpu)")
     sys.exit()
 
 from contenders import SHAPES, WIDTH, batches_of, by_kind, ours, theirs, useful_flops  # noqa: E402
@@ -59,7 +60,8 @@ LENGTHS = {
               234, 297, 384],
 }  # fmt: skip
 
-# Kinds of kernels by their names on a GPU (and PyTorch's operations on a CPU); the first that fits.
+# Kinds of kernels, by patterns of their names on a GPU (or of PyTorch's operations on a CPU). The
+# first pattern that matches decides.
 KINDS = {
     "attention": r"flash|fmha|attention|sdpa",
     "optimizer": r"adam|multi_tensor_apply|foreach|lpnorm",
@@ -78,7 +80,7 @@ def synchronize():
 
 
 def allocated():
-    """Bytes that PyTorch holds on the device."""
+    """Bytes that PyTorch has allocated on the device."""
     return torch.cuda.memory_allocated() if CUDA else 0
 
 
@@ -111,8 +113,8 @@ def limit():
 
 
 def make_steps(task, shape, training):
-    """{contender: its step}, made one after another, and {contender: bytes that it holds}."""
-    torch._dynamo.reset()  # A model's layers have their own compilations: none was there before.
+    """{contender: its step} and {contender: the bytes that it holds on the device}."""
+    torch._dynamo.reset()  # Forget what was compiled for earlier models.
     kinds = {
         "ours": lambda *each: ours(*each),
         "compiled": lambda *each: ours(*each, compiled=True),
@@ -122,7 +124,8 @@ def make_steps(task, shape, training):
     if not (CUDA and args.compile):
         del kinds["compiled"]
     steps, held = {}, {}
-    warm_up = make_features(task, 4), make_features(task, 5)  # Compiled for any size, then.
+    # With two sizes, so that it is compiled for any size.
+    warm_up = make_features(task, 4), make_features(task, 5)
     for name, make in kinds.items():
         before = allocated()
         step = make(task, shape, torch.bfloat16, args.device, training)
@@ -132,7 +135,8 @@ def make_steps(task, shape, training):
         except RuntimeError as error:
             if name != "compiled":
                 raise
-            print(f"compiled is left out: {error}", flush=True)  # There is no C compiler, say.
+            # E.g. there is no C compiler.
+            print(f"compiled is left out: {error}", flush=True)
             continue
         steps[name] = step
         held[name] = allocated() - before
@@ -140,7 +144,7 @@ def make_steps(task, shape, training):
 
 
 def kernel_times(step, batches):
-    """{kernel: seconds on the device} of some steps, and how often the host waited in them."""
+    """{kernel: seconds on the device} of several steps, and how often the host waited."""
     activity = torch.profiler.ProfilerActivity
     activities = [activity.CPU, activity.CUDA] if CUDA else [activity.CPU]
     with torch.profiler.profile(activities=activities) as profiler:
@@ -153,13 +157,13 @@ def kernel_times(step, batches):
         if on_device == CUDA and not event.is_user_annotation:
             spent = event.self_device_time_total if CUDA else event.self_cpu_time_total
             times[event.key] += spent / 1e6
-        if event.key == "cudaStreamSynchronize":  # that after the last step is another call
+        if event.key == "cudaStreamSynchronize":  # the wait after the last step is another call
             waits += event.count
     return times, waits
 
 
 def waits_of(step, batch):
-    """Where one step makes the host wait for the device: a list of file:line, as CUDA's check."""
+    """The places, file:line, where a step makes the host wait for the device, by CUDA's check."""
     if not CUDA:
         step(batch)
         return []
@@ -221,7 +225,7 @@ def compare(task, shape, size, mode):
             "waits": waits_of(step, batches[0]),
             "waits_a_step_by_profiler": waits / args.steps,
         }
-    # Grouped batches differ from turn to turn, so this one is compared by its sum.
+    # Grouped batches differ from turn to turn, so "best" is compared by its total time.
     best = {name: sum(seconds["best"]) / sum(each) for name, each in seconds.items()}
     return {
         "task": task, "shape": shape, "batch": size, "mode": mode, "times_best": best,
@@ -231,7 +235,7 @@ def compare(task, shape, size, mode):
 
 
 def report(results):
-    """The tables."""
+    """Prints the tables."""
     speed, kinds = [], []
     for result in results:
         place = [result[key] for key in ("shape", "task", "mode", "batch")]
@@ -256,7 +260,7 @@ def report(results):
 
 
 def device_name():
-    return torch.cuda.get_device_name() if CUDA else "the CPU: no figures of a GPU"
+    return torch.cuda.get_device_name() if CUDA else "the CPU (these are not figures of a GPU)"
 
 
 def main():
@@ -264,7 +268,8 @@ def main():
     unknown = set(shapes) - SHAPES.keys()
     if unknown or args.task not in ("", *WIDTH) or args.mode not in ("", "training", "prediction"):
         print(
-            f"bench_gpu.py: shapes are {', '.join(SHAPES)}; --help lists the rest", file=sys.stderr
+            f"bench_gpu.py: --shape is one of {', '.join(SHAPES)}; see --help for the others",
+            file=sys.stderr,
         )
         sys.exit(2)
     sizes = [args.batch] if args.batch else [32] if args.quick else [12, 32, 64]

@@ -1,14 +1,14 @@
 """Text to pre-training instances: speed against Google's algorithm in plain Python, and memory.
 
-    plain    every sentence cut by BasicTokenizer and WordpieceTokenizer, nothing remembered, and
-             masked as Google writes it: a list for each candidate, random.shuffle, a set of what is
-             covered, and a sort of pairs; the rest is create_pretraining_data.py's own
+    plain    every sentence is split by BasicTokenizer and WordpieceTokenizer without a cache, and
+             masked as Google's code does it: a list for each candidate, random.shuffle, a set of
+             covered positions, and a sort of pairs; everything else is as in "ours"
     ours     create_training_instances of create_pretraining_data.py
-    command  the same as a command, with start-up, packing, checksums, and the file written
+    command  the same as a command, with start-up, encoding, checksums and writing the file
 
-All in one process and by its processor time, so the figures are those of one core; instances are
-compared. Memory is the largest resident set of the command's process, and of its worker with
---stream.
+Speed is measured in processor time, so the figures are those of one core. The instances of "plain"
+and "ours" are checked to be equal. Memory is the largest resident set of the command's process and,
+with --stream, of its worker.
 """
 
 import common
@@ -16,7 +16,7 @@ import common
 args = common.parse_args(
     __doc__.split("\n")[0], rounds=(5, "timed passes of each"),
     text=("", "a file of one sentence a line; without it the articles of SQuAD"),
-    dupe_factor=(10, "passes over the text"), large_mb=(1000, "of the larger text"),
+    dupe_factor=(10, "passes over the text"), large_mb=(1000, "size of the larger text, in MB"),
     child=("", "used by itself"),
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ class PlainTokenizer:
 
 
 def plain_masking(tokens, probability, most, vocab_words, rng, do_whole_word_mask=False):
-    """create_masked_lm_predictions as Google's algorithm reads, draw by draw."""
+    """create_masked_lm_predictions as in Google's code."""
     candidates = []
     for index, token in enumerate(tokens):
         if token in ("[CLS]", "[SEP]"):
@@ -84,7 +84,7 @@ def instances(path, tokenizer, masking):
 
 
 def command(path, output, *flags):
-    """The command's arguments; it is run in this process or in one of its own."""
+    """The command's arguments."""
     return ["--input_file", str(path), "--vocab_file", common.vocab_file(), *flags,
             "--output_file", str(output), "--dupe_factor", str(args.dupe_factor)]  # fmt: skip
 
@@ -92,7 +92,7 @@ def command(path, output, *flags):
 def speed(folder, chosen, size, rounds):
     path, vocab = folder / "text.txt", FullTokenizer(common.vocab_file()).vocab
     available = sum(len("\n".join(document).encode()) for document in chosen)
-    pretraining_text.write(path, chosen, min(size, available))  # Words met again would be quick.
+    pretraining_text.write(path, chosen, min(size, available))  # Repeated words would be fast.
     sentences = sum(bool(line.strip()) for line in path.read_text("utf-8").split("\n"))
     script = [sys.executable, create_pretraining_data.__file__]
     contenders = {
@@ -123,12 +123,12 @@ def speed(folder, chosen, size, rounds):
 
 
 def processor_seconds():
-    """Of this process, and of those that it started and that have ended."""
+    """The processor time of this process and of its child processes that have ended."""
     return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def memory(folder, chosen, megabytes, *flags):
-    """[MB of text, its flags, peak MB of the process, of its workers, seconds, files' MB]"""
+    """[MB of text, peak MB of the process, peak MB of its worker, seconds, MB written]"""
     path, output = folder / "text.txt", folder / f"{megabytes}{len(flags)}"
     pretraining_text.write(path, chosen, megabytes * 1e6)
     output.mkdir()

@@ -1,8 +1,9 @@
 """Evaluation on MRPC and prediction on SQuAD end to end: files in, answers and figures out.
 
-Ours are the drivers as a user starts them (--do_eval, --do_predict); transformers is a script of
-this file that reads the same files with its fast tokenizer, pads as run_glue.py and run_qa.py do by
-default, and post-processes in the same way. Whole processes are timed, in turn.
+"ours" are our drivers as a user starts them (--do_eval, --do_predict). "transformers" is the
+function `theirs` below: it reads the same files with the fast tokenizer, pads as run_glue.py and
+run_qa.py do by default, and post-processes in the same way. Whole processes are timed; the
+contenders take turns.
 """
 
 import common
@@ -23,7 +24,7 @@ BATCH = 8
 
 
 def make_weights(folder, shape):
-    """Random weights of one shape, for both libraries, and configuration and vocabulary."""
+    """Writes random weights of one shape, configuration and vocabulary, for both libraries."""
     import torch
 
     from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification

@@ -1,18 +1,19 @@
 """Training steps of pre-training, on instances that create_pretraining_data.py makes of text.
 
-Contenders, each a whole step (batch, forward, backward, clipping, optimizer) on the same instances:
+Each contender does whole steps (batch, forward, backward, clipping, optimizer) on the same
+instances:
 
-    ours      packed tokens; the vocabulary projection at masked words alone; BERTAdam
-    default   transformers' BertForPreTraining as its users run it: padded to the maximum, -100 as
-              the label of what is not masked (its DataCollatorForLanguageModeling), and so scores
-              over the vocabulary at every position; fused AdamW, gradient norm 1.0
-    best      the same padded to a batch's longest and in bfloat16
+    ours      without padding; scores over the vocabulary at masked words only; BERTAdam
+    default   transformers' BertForPreTraining as its users run it: padded to the maximum, label
+              -100 for words that are not masked (as its DataCollatorForLanguageModeling sets it)
+              and so scores over the vocabulary at every position; fused AdamW, gradient norm 1.0
+    best      the same, padded to the longest row of a batch, and in bfloat16
 
 The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads,
-at the model's shapes, the vocabulary's projection among them. Useful FLOPs are those of tokens in
-the layers, but behind the last one's attention only of the rows that the heads read, and those of
-the heads at masked words; three times for a step. Memory is the largest resident set of a process
-of its own that does three steps.
+at the model's shapes, including the projection to the vocabulary. Useful FLOPs are those of the
+tokens in the layers (after the attention of the last layer, only of the rows that the heads read)
+and those of the heads at masked words; three times for a step. Memory is the largest resident set
+of a separate process that does three steps.
 """
 
 import common
@@ -47,7 +48,7 @@ WIDTH, VOCAB, SHAPE = 128, 30522, common.SHAPES[args.shape]
 
 
 def rows_of(number):
-    """So many instances, as rows with ids."""
+    """`number` instances, as rows with ids."""
     tokenizer = FullTokenizer(common.vocab_file())
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         pretraining_text.write(file.name, pretraining_text.documents(args.text), 1e6)
@@ -67,7 +68,7 @@ def rows_of(number):
 
 
 def ours(dtype):
-    """A function of some rows: one step of this project."""
+    """A function of rows: one step of this project."""
     model = BertForPreTraining(BertConfig(VOCAB, type_vocab_size=2, **SHAPE)).train()
     optimizer = create_optimizer(model, 1e-4, 10000, 1000)
 
@@ -87,7 +88,7 @@ def ours(dtype):
 
 
 def theirs(dtype, width):
-    """A function of some rows: one step of transformers, padded to `width` or the longest."""
+    """A function of rows: one step of transformers, padded to `width` or to the longest."""
     config = transformers.BertConfig(vocab_size=VOCAB, **SHAPE)
     model = transformers.BertForPreTraining(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -124,7 +125,7 @@ def matrix_shapes():
 
 
 def flops(rows):
-    """Useful FLOPs of a step, or of several."""
+    """Useful FLOPs of all steps on these rows."""
     hidden, wide = SHAPE["hidden_size"], SHAPE["intermediate_size"]
     tokens = sum(len(row.input_ids) for row in rows)
     masked = sum(len(row.labels) for row in rows)
@@ -134,7 +135,7 @@ def flops(rows):
 
 
 def peak_memory(name, dtype):
-    """Largest resident set in MB of a process that does three steps of one contender."""
+    """The largest resident set, in MB, of a process that does three steps of one contender."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", f"{name}:{str(dtype)[6:]}"]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     return float(output.split()[-1])
@@ -150,7 +151,7 @@ def child(name, dtype):
 def compare(dtype, rows):
     batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
     steps = {name: make_step(name, dtype) for name in ("ours", "default", "best")}
-    for step in steps.values():  # All begin with the loss of guessing.
+    for step in steps.values():  # All start with the loss of guessing.
         assert abs(step(batches[0]).item() - np.log(VOCAB) - np.log(2)) < 0.5
     contenders = {
         name: lambda number, step=step: step(batches[number]) for name, step in steps.items()

@@ -1,8 +1,9 @@
 """Where the time of a fine-tuning step goes, with one thread and with more.
 
-Each operation's own time, as PyTorch's profiler adds it up over some steps, by kind, in percent of
-the step with one thread / with more; in brackets how many times faster the threads make that kind,
-by the times of steps without the profiler, which makes small operations look a little dearer.
+The table shows the share of each kind of operation in the own time of all operations, as PyTorch's
+profiler adds it up over several steps, with one thread / with more. In brackets is how many times
+faster the threads make that kind, scaled by the time of steps without the profiler, because the
+profiler makes small operations look slightly more expensive.
 """
 
 import common
@@ -19,7 +20,7 @@ from contenders import by_kind, features_of, ours, training_batches  # noqa: E40
 
 import modeling  # noqa: E402
 
-# Kinds of operations by their names; the first that fits.
+# Kinds of operations, by patterns of their names. The first pattern that matches decides.
 KINDS = {
     "products of the dense layers": r"^aten::(addmm|mm)$",
     "attention's products, softmax": r"^aten::(bmm|baddbmm)$|softmax",
@@ -32,9 +33,9 @@ KINDS = {
 
 
 def profiled(step, batches, threads):
-    """({kind: share of the step}, seconds a step without the profiler)"""
+    """({kind: share of the step}, seconds per step without the profiler)"""
     torch.set_num_threads(threads)
-    for batch in batches:  # Kernels are made on first use, and again for more threads.
+    for batch in batches:  # Kernels are created on first use, and again for more threads.
         step(batch)
     start = time.perf_counter()
     for batch in batches:

@@ -1,7 +1,8 @@
 """How time and memory grow with sequence length, batch, layers, and the number of questions.
 
-Each size runs in a process of its own. The exponent is the slope of log(time) over log(size)
-between the smallest and the largest; the memory is the largest resident set above the smallest's.
+Each size runs in a process of its own. The exponent is the slope of log(time) over log(size) from
+the smallest to the largest size. Memory is how much more the largest size takes than the smallest,
+by their largest resident sets.
 """
 
 import common
@@ -50,7 +51,7 @@ def training_step(length, batch, layers):
 
 
 def featurising(questions, words):
-    """Questions over paragraphs of so many words, five to a paragraph."""
+    """Seconds for the features of `questions`, five to a paragraph of `words` words."""
     from squad_data import convert_examples_to_features, read_squad_examples
     from tokenization import FullTokenizer
 
@@ -95,7 +96,7 @@ def main():
         exponent = math.log(slow / fast) / math.log(large / small)
         times = ", ".join(f"{seconds:.3g}" for _, seconds, _ in figures[what])
         rows.append([what, str(sizes)[1:-1], times, f"{exponent:.2f}", f"{high - low:.0f}"])
-    header = ["size", "values", "seconds", "exponent", "MB more, last than first"]
+    header = ["size", "values", "seconds", "exponent", "MB more at the last than at the first"]
     common.table("Scaling", header, rows)
     common.finish(args, figures)
 

@@ -78,7 +78,7 @@ def text_to_ids(rounds):
 
 
 def transformers_features(tokenizer, questions, contexts, answers):
-    """What run_qa.py of transformers' examples/pytorch/question-answering does for training."""
+    """Does what run_qa.py in transformers' examples/pytorch/question-answering does to train."""
     batch = tokenizer(
         questions, contexts, truncation="only_second", max_length=384, stride=128,
         return_overflowing_tokens=True, return_offsets_mapping=True, padding="max_length",

@@ -1,7 +1,7 @@
-"""What the benchmarks share: contenders in turn, tables of ratios, the machine, the data.
+"""What the benchmarks share: timing by turns, tables of ratios, the machine, the data.
 
-Machines are shared and noisy, so contenders are timed in turn (A B C, B C A, …) on the same input;
-the figures are medians of the ratios of neighbours, with the range that covers the middle half.
+Machines are shared and noisy, so contenders take turns (A B C, B C A, …) on the same input. The
+figures are medians of the ratios within each round, with the range of the middle half.
 """
 
 import argparse
@@ -20,16 +20,21 @@ sys.path.insert(0, str(ROOT))
 
 
 def parse_args(description, **extra):
-    """--quick, --json FILE, --threads N and flags of the benchmark's own, name=(default, help)."""
+    """Parses --quick, --json FILE, --threads N and the benchmark's own flags.
+
+    The latter are given as name=(default, help).
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, small sizes only")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="number of PyTorch's threads"
+    )
     for name, (default, text) in extra.items():
         kind = type(default)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
-    # Before the libraries are loaded: they read it once.
+    # Before the libraries are loaded, because they read these variables only once.
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -57,9 +62,9 @@ def machine(threads):
 
 
 def interleave(contenders, rounds, warmup=1, before=lambda: None):
-    """Calls each of {name: function of the round's number} in turn, the next one first each round.
+    """Times {name: function of the round's number} by turns; each round begins with the next one.
 
-    `before` is called before each, and not timed. Returns {name: [seconds, one a round]}.
+    `before` is called before each call and is not timed. Returns {name: [seconds of each round]}.
     """
     seconds = {name: [] for name in contenders}
     order = deque(contenders)
@@ -70,19 +75,19 @@ def interleave(contenders, rounds, warmup=1, before=lambda: None):
             contenders[name](max(number, 0))
             if number >= 0:
                 seconds[name].append(time.perf_counter() - start)
-        order.rotate(-1)  # One that follows a large contender finds its memory warm.
+        order.rotate(-1)  # A contender that follows a large one finds its memory warm.
     return seconds
 
 
 def spread(values):
-    """Median and middle half of some figures."""
+    """The median and the range of the middle half of some figures."""
     values = sorted(values)
     low, high = values[len(values) // 4], values[(3 * len(values) - 1) // 4]
     return {"median": statistics.median(values), "low": low, "high": high}
 
 
 def ratios(seconds, baseline):
-    """How many times `baseline`'s speed each contender has, from neighbours in time."""
+    """How many times as fast as `baseline` each contender is, from the ratios of all rounds."""
     return {
         name: spread([b / a for a, b in zip(times, seconds[baseline])])
         for name, times in seconds.items()
@@ -92,7 +97,7 @@ def ratios(seconds, baseline):
 def peak_memory():
     """This process's largest resident set in MB."""
     if os.path.exists("/proc/self/status"):
-        # getrusage counts what a parent held when it started this process, too.
+        # getrusage also counts what the parent held when it started this process.
         with open("/proc/self/status", encoding="utf-8") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -120,7 +125,7 @@ def finish(args, figures):
             json.dump({"machine": facts, "command": sys.argv, "figures": figures}, file, indent=1)
 
 
-# The two model shapes, and where data and vocabulary come from.
+# The two shapes of the model, and where data and vocabulary come from.
 
 SHAPES = {
     "384-wide": {
@@ -151,7 +156,7 @@ def squad_dir():
 
 
 def vocab_file():
-    """$BERT_BASE_DIR's vocabulary, or that of the demo's checkpoint (make checkpoint)."""
+    """The vocabulary in $BERT_BASE_DIR, or that of the demo checkpoint (make checkpoint)."""
     base = os.environ.get("BERT_BASE_DIR") or ROOT / ".demo" / "tensorflow"
     path = Path(base) / "vocab.txt"
     if not path.exists():

@@ -1,8 +1,8 @@
 """One step of this project and of transformers, for training and for prediction, on any device.
 
-A step is a function of some features: it pads what its program pads, moves the batch to the device,
-computes, and for training clips and updates. Features have input_ids, segment_ids, and the targets
-of their task.
+A step is a function of a list of features. It pads as its program does, moves the batch to the
+device, computes and, for training, clips the gradients and updates the weights. Features have
+input_ids, segment_ids, and the targets of their task.
 """
 
 import re
@@ -56,7 +56,7 @@ def features_of(task):
 
 
 def batches_of(features, size):
-    """Batches in the features' order, and the same features in batches of like length, shuffled."""
+    """Batches in the order of the features, and shuffled batches of features of similar length."""
     starts = range(0, len(features), size)
     by_length = sorted(features, key=lambda feature: len(feature.input_ids))
     order = np.random.default_rng(1).permutation(len(starts))
@@ -65,14 +65,14 @@ def batches_of(features, size):
 
 
 def training_batches(task, features, rounds):
-    """batches_of `rounds` batches of the task's size, chosen by chance."""
+    """batches_of for `rounds` batches of the task's size, of randomly chosen features."""
     size = BATCH[task]
     chosen = np.random.default_rng(0).permutation(len(features))[: rounds * size]
     return batches_of([features[i] for i in chosen], size)
 
 
 def targets_of(task, features):
-    """{argument of the model: [B]}"""
+    """{argument of the model: tensor [B]}"""
     return {
         argument: torch.tensor([getattr(feature, field) for feature in features])
         for argument, field in TARGETS[task].items()
@@ -80,7 +80,7 @@ def targets_of(task, features):
 
 
 def ours(task, shape, dtype, device, training=True, compiled=False):
-    """A step of this project, as its drivers: packed tokens, BERTAdam, autocast, --compile."""
+    """A step of this project, as in its drivers: without padding, BERTAdam, autocast, --compile."""
     config = BertConfig(vocab_size=30522, type_vocab_size=2, **SHAPES[shape])
     kind = BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering
     with torch.device(device):
@@ -107,7 +107,7 @@ def ours(task, shape, dtype, device, training=True, compiled=False):
 
 
 def peer(task, shape, device="cpu", **options):
-    """The model of transformers for a task, with random weights."""
+    """The model that transformers has for a task, with random weights."""
     config = transformers.BertConfig(vocab_size=30522, **SHAPES[shape], **options)
     kind = "SequenceClassification" if task == "MRPC" else "QuestionAnswering"
     with torch.device(device):
@@ -115,9 +115,10 @@ def peer(task, shape, device="cpu", **options):
 
 
 def theirs(task, shape, dtype, device, training=True, width=0, half_weights=False):
-    """A step of transformers, as its Trainer without the Trainer's own bookkeeping: its default
-    attention (SDPA), padded to `width` or the longest, autocast or all weights in `dtype`, fused
-    AdamW, gradient norm 1.0.
+    """A step of transformers, as in its Trainer, but without the Trainer's own bookkeeping.
+
+    Its default attention (SDPA), padded to `width` or the longest row, autocast or all weights in
+    `dtype`, fused AdamW, gradient norm 1.0.
     """
     model = peer(task, shape, device).train(training)
     if half_weights:
@@ -151,7 +152,7 @@ def theirs(task, shape, dtype, device, training=True, width=0, half_weights=Fals
 
 
 def limit(shapes, dtype):
-    """The best FLOP/s of F.linear on the CPU: `shapes` are its (rows, inner, outer) sizes."""
+    """The best FLOP/s of F.linear on the CPU; `shapes` are its sizes (rows, inner, outer)."""
     best = 0.0
     for rows, inner, outer in shapes:
         x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
@@ -163,7 +164,7 @@ def limit(shapes, dtype):
 
 
 def useful_flops(shape, features, training=True):
-    """FLOPs of the tokens: 8LH² + 4LHI + 4L²H a layer and example, three times for training."""
+    """FLOPs of the tokens: 8LH² + 4LHI + 4L²H per layer and example, three times for training."""
     layers, hidden, wide = (
         SHAPES[shape][key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
     )
@@ -173,7 +174,10 @@ def useful_flops(shape, features, training=True):
 
 
 def by_kind(times, kinds):
-    """{kind: share of all time}, of {operation: time} and {kind: pattern}; the first that fits."""
+    """{kind: share of all time}, from {operation: time} and {kind: pattern}.
+
+    The first pattern that matches the name of an operation decides its kind.
+    """
     total, shares = sum(times.values()), dict.fromkeys(kinds, 0.0)
     for name, time_of_it in times.items():
         kind = next(k for k, pattern in kinds.items() if re.search(pattern, name, re.IGNORECASE))

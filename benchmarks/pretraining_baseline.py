@@ -1,10 +1,11 @@
-"""What a model that reads nothing scores on pre-training instances, to compare its training with.
+"""The score on pre-training instances of a model that reads nothing, as a baseline for training.
 
     python benchmarks/pretraining_baseline.py 'train-*.instances' heldout.instances
 
-Each is predicted from the training instances' labels alone: the masked word by the most frequent
-one (unigram), or that only at [MASK] and elsewhere what stands there (unigram, copying); the next
-sentence by the more frequent class. Instances are those of create_pretraining_data.py.
+Predictions depend on the labels of the training instances alone. The masked word is the most
+frequent one (unigram), or the most frequent one at [MASK] and the word in the input elsewhere
+(unigram, copying); the next sentence is the more frequent class. The instances are those of
+create_pretraining_data.py.
 """
 
 import argparse
@@ -20,13 +21,14 @@ from instances import InstanceFile  # noqa: E402
 
 
 def labels_of(pattern):
-    """Of all masked positions: the input's id there and the label's, [masked]; next sentence, [n].
+    """The ids in the input at all masked positions, the labels there, the next-sentence labels.
 
-    Raises FileNotFoundError, or ValueError for a file that is damaged or of another kind.
+    The first two are [masked], the last is [instances]. Raises FileNotFoundError, or ValueError for
+    a file that is damaged or of another kind.
     """
     paths = sorted(glob.glob(pattern))
     if not paths:
-        raise FileNotFoundError(f"{pattern}: no such file")
+        raise FileNotFoundError(f"no file matches {pattern}")
     rows = [row for path in paths for row in InstanceFile(path)]
     inputs = [row["input_ids"][row["masked_lm_positions"]] for row in rows]
     labels = [row["masked_lm_ids"] for row in rows]
@@ -35,7 +37,7 @@ def labels_of(pattern):
 
 
 def baseline(training, evaluation):
-    """{name: accuracy} on `evaluation`, predicted from `training`; both are of `labels_of`."""
+    """{name: accuracy} on `evaluation`, predicted from `training`; both are from `labels_of`."""
     _, known, known_next = training
     inputs, labels, following = evaluation
     word, mask = (np.bincount(ids).argmax() for ids in (known, inputs))  # 80 % are [MASK]
@@ -48,8 +50,8 @@ def baseline(training, evaluation):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("training", help="pattern of the training instances' files")
-    parser.add_argument("evaluation", help="pattern of the files to be scored")
+    parser.add_argument("training", help="pattern of the files with training instances")
+    parser.add_argument("evaluation", help="pattern of the files to score")
     args = parser.parse_args()
     try:
         evaluation = labels_of(args.evaluation)

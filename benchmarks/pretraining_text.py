@@ -1,4 +1,4 @@
-"""Text for the benchmarks of pre-training: the articles of SQuAD, or a file of the user's."""
+"""Text for the benchmarks of pre-training: the articles of SQuAD, or a file of your own."""
 
 import json
 import os
@@ -9,8 +9,9 @@ import common
 
 
 def documents(path):
-    """Lists of sentences: of `path`, one sentence a line and blank lines between documents, or,
-    without it, of the articles in $SQUAD_DIR/train-v1.1.json.
+    """The documents, lists of sentences, of `path` or else of $SQUAD_DIR/train-v1.1.json.
+
+    `path` has one sentence a line and blank lines between documents.
     """
     if path:
         with open(path, encoding="utf-8") as file:
@@ -22,7 +23,7 @@ def documents(path):
 
 
 def write(path, chosen, size):
-    """Writes `size` bytes or some more: the documents, and again in other orders."""
+    """Writes at least `size` bytes: the documents, repeated in other orders as often as needed."""
     written, order = 0, random.Random(0)
     with open(path, "wb") as file:
         while written < size:

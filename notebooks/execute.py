@@ -1,9 +1,9 @@
-"""Runs the notebook from top to bottom and stores its outputs in it, and nothing of this machine.
+"""Runs the notebook from top to bottom and stores its outputs in it, without traces of the machine.
 
     BERT_BASE_DIR=/path/to/uncased_L-12_H-768_A-12 python notebooks/execute.py
 
-The sum of the code that was run is kept in the notebook's metadata: a test sees where somebody
-edited a cell afterwards. Needs nbclient and ipykernel beside what the notebook needs.
+A checksum of the executed code is stored in the notebook's metadata, so a test notices cells that
+are edited afterwards. Needs nbclient and ipykernel in addition to what the notebook needs.
 """
 
 import hashlib
@@ -14,25 +14,31 @@ NOTEBOOK = Path(__file__).resolve().parent / "Comparing TF and PT models.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def code_sum(notebook):
-    """A checksum of the code cells, in order."""
+def code_sum(notebook) -> str:
+    """A checksum of the code cells, in order, of a notebook as nbformat reads it."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
 
 
-def execute(notebook, folder, timeout=600):
-    """Runs the cells, in place, in a kernel that starts in `folder`.
+def execute(notebook, folder: str | Path, timeout: int = 600) -> None:
+    """Runs the cells in a kernel that starts in `folder`, and stores their outputs in `notebook`.
 
-    Raises nbclient's CellExecutionError with the traceback of the cell that failed.
+    `timeout` is in seconds and for each cell. Raises nbclient's CellExecutionError with the
+    traceback of the cell that failed.
     """
     from nbclient import NotebookClient
 
     for cell in notebook.cells:
         cell.metadata.clear()
-    NotebookClient(
-        notebook, timeout=timeout, kernel_name=KERNEL["name"], record_timing=False,
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name=KERNEL["name"],
+        record_timing=False,
         resources={"metadata": {"path": str(folder)}},
-    ).execute()  # fmt: skip
+    )
+    client.execute()
+
     notebook.metadata.clear()
     notebook.metadata.update(
         kernelspec=KERNEL, language_info={"name": "python"}, executed=code_sum(notebook)

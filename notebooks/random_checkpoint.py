@@ -1,9 +1,10 @@
-"""A small BERT of random weights as a TensorFlow checkpoint: the notebook takes it by default.
+"""A small BERT with random weights as a TensorFlow checkpoint, which the notebook uses by default.
 
-The vocabulary is made of the letters of the samples, so that their texts have few [UNK].
+The vocabulary consists of the letters of the samples, so that their texts contain few [UNK].
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from modeling import BertConfig
 from tf_checkpoint import write_checkpoint
 
 
-def write_random_checkpoint(folder, samples):
-    """Writes bert_model.ckpt.*, bert_config.json and vocab.txt to `folder`, a Path that exists.
+def write_random_checkpoint(folder: Path, samples: Path) -> None:
+    """Writes bert_model.ckpt.*, bert_config.json and vocab.txt to `folder`, which must exist.
 
     `samples` is the project's folder of that name. The values are the same every time.
     """
@@ -26,12 +27,15 @@ def write_random_checkpoint(folder, samples):
         intermediate_size=192, type_vocab_size=2,
     )  # fmt: skip
     (folder / "bert_config.json").write_text(json.dumps(config.to_dict()), "utf-8")
+
     rng = np.random.RandomState(0)
 
     def values(name, shape):
         if name.endswith("gamma"):
             return np.ones(shape, np.float32)
-        deviation = 0.02 if len(shape) == 1 else config.hidden_size**-0.5  # keeps values near 1
+        deviation = (
+            0.02 if len(shape) == 1 else config.hidden_size**-0.5
+        )  # keeps activations near 1
         return (deviation * rng.standard_normal(shape)).astype(np.float32)
 
     variables = {

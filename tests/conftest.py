@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("helpers", "model_helpers", "instance_rows")
+# So that a failed assertion in helpers.py shows the values, as one in a test does.
+pytest.register_assert_rewrite("helpers")
 
 from helpers import ROOT, SAMPLES, Outcome, write_tiny_model  # noqa: E402
 

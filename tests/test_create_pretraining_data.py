@@ -17,8 +17,8 @@ from create_pretraining_data import (
     create_masked_lm_predictions,
     create_training_instances,
     read_documents,
-    read_lines,
     read_shards,
+    read_stripped_lines,
     truncate_seq_pair,
 )
 from instances import BLOCK, InstanceFile, TFRecordFile, encode_instance, write_instances
@@ -36,7 +36,7 @@ def vocab_file(tmp_path):
 
 
 def text(documents, seed=0):
-    """So many documents of 1 to 12 sentences of 1 to 15 words."""
+    """`documents` documents of 1 to 12 sentences of 2 to 15 words."""
     draw = random.Random(seed)
     lines = []
     for _ in range(documents):
@@ -47,7 +47,7 @@ def text(documents, seed=0):
 
 
 def run(*arguments, **flags):
-    """The command; flags as --name=value."""
+    """Runs the command, with `flags` as --name=value."""
     command = [sys.executable, SCRIPT, *arguments, *(f"--{k}={v}" for k, v in flags.items())]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
@@ -102,8 +102,8 @@ def test_report(bert_dir, goldens, tmp_path):
     memory, report = result.stdout.splitlines()
     assert memory.startswith("0.0 MB of text will take about 40 MB of memory")
     assert report.startswith(
-        "3 documents (0 cuts in long ones), 31 sentences (0 with bytes not UTF-8), 1,019 tokens "
-        "(0.00% [UNK]), 60 instances in 1 files, "
+        "3 documents (0 cuts in long ones), 31 sentences (0 with bytes that are not UTF-8), "
+        "1,019 tokens (0.00% [UNK]), 60 instances in 1 file(s), "
     )
 
 
@@ -126,7 +126,7 @@ def test_stream_does_not_depend_on_workers(vocab_file, tmp_path):
     assert len(set(contents[0])) == len(contents[0])
     result = run("--stream", input_file=patterns, shard_mb=0.003, **flags)
     assert result.returncode == 2
-    assert "x-00000.ins is there already" in result.stderr
+    assert "x-00000.ins already exists" in result.stderr
 
 
 def test_a_stream_of_one_shard_is_googles_algorithm(vocab_file, tmp_path):
@@ -161,7 +161,7 @@ def test_shards_keep_every_line(lines, size):
 def test_a_long_document_is_cut():
     counts = Counter()
     shards = list(read_shards(["x" * 10] * 100, 100, counts))
-    assert len(shards) == 8  # cut after each 3 lines, ended after 12; the last 4 lines join
+    assert len(shards) == 8  # cut after every 3 lines, ended after 12; the last 4 lines join
     assert counts["cuts"] == 100 // 3
     assert max(sum(map(len, shard)) for shard in shards[:-1]) <= 125
 
@@ -171,7 +171,7 @@ def test_documents(vocab_file, tmp_path):
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfw1 w2\r\n\r\n \t\nw3\r\nw4")
     (tmp_path / "b").write_bytes(b"w5 \xffw6\n\xe2\x80\x8b\n\n\xef\xbb\xbf\n\nzz\n")
     counts, files = Counter(), [tmp_path / "a", tmp_path / "b"]
-    documents = read_documents(read_lines(files), FullTokenizer(vocab_file), counts)
+    documents = read_documents(read_stripped_lines(files), FullTokenizer(vocab_file), counts)
     assert documents == [[["w1", "w2"]], [["w3"], ["w4"], ["w5", "w6"]], [["[UNK]"]]]
     assert counts == {
         "documents": 3, "sentences": 5, "tokens": 7, "unknown": 1, "undecodable": 1,
@@ -212,7 +212,8 @@ def test_a_document_of_one_sentence_has_a_random_next():
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_masks(whole_words):
-    draw, pieces = random.Random(3), ["a", "b", "##a", "##b", "##c"]
+    draw = random.Random(3)
+    pieces = ["a", "b", "##a", "##b", "##c"]
     seen = Counter()
     for _ in range(300):
         tokens = ["[CLS]", *draw.choices(pieces, k=60), "[SEP]", *draw.choices(pieces, k=37)]
@@ -238,7 +239,7 @@ def test_masks(whole_words):
 
 
 def test_masking_draws_as_random_shuffle():
-    # The order that it works out itself is that of the standard library.
+    # The shuffle that is written out gives the order of the standard library.
     for length in range(1, 140):
         tokens, words = [f"t{i}" for i in range(length)], [[i] for i in range(length)]
         rng, reference = random.Random(length), random.Random(length)
@@ -253,7 +254,7 @@ def test_truncate_seq_pair():
     for _ in range(500):
         a, b = list(range(9)), list(range(100, 109))
         truncate_seq_pair(a, b, 13, rng)
-        assert (len(a), len(b)) == (7, 6)  # B where they are equal
+        assert (len(a), len(b)) == (7, 6)  # from B where both are equally long
         assert a == list(range(a[0], a[0] + 7))
         first[a[0]] += 1
     assert set(first) == {0, 1, 2}  # binomial: 1/4, 1/2, 1/4
@@ -269,20 +270,20 @@ def test_mistakes(vocab_file, tmp_path):
     (tmp_path / "no_mask.txt").write_text("\n".join(VOCAB).replace("[MASK]", "mask"))
     cases = [
         ("--input_file nothing-*.x: no such file", {"input_file": "nothing-*.x"}),
-        ("documents in the text: 1;", {"input_file": paths["one"]}),
-        ("documents in the text: 1;", {"input_file": paths["one"], "stream": "true"}),
-        ("documents in the text: 0;", {"input_file": paths["empty"]}),
-        ("a zip archive", {"input_file": f"{paths['good']},{paths['zip']}"}),
-        ("no such vocabulary", {"vocab_file": "nowhere"}),
-        ("no [MASK]", {"vocab_file": tmp_path / "no_mask.txt"}),
+        ("found 1 document(s)", {"input_file": paths["one"]}),
+        ("found 1 document(s)", {"input_file": paths["one"], "stream": "true"}),
+        ("found 0 document(s)", {"input_file": paths["empty"]}),
+        ("zip is a zip archive", {"input_file": f"{paths['good']},{paths['zip']}"}),
+        ("nowhere", {"vocab_file": "nowhere"}),
+        ("has no [MASK]", {"vocab_file": tmp_path / "no_mask.txt"}),
         ("--max_seq_length is 4, but must be 5", {"max_seq_length": 4}),
         ("--masked_lm_prob is 15.0", {"masked_lm_prob": 15}),
         ("--workers 2 needs --stream", {"workers": 2}),
-        ("not of the 2 given", {"stream": 1, "output_file": "x,y"}),
-        ("an input or a folder", {"output_file": f"{tmp_path}/./good"}),
-        ("an input or a folder", {"output_file": tmp_path}),
+        ("--stream takes one --output_file, not 2", {"stream": 1, "output_file": "x,y"}),
+        ("is one of the input files", {"output_file": f"{tmp_path}/./good"}),
+        ("is a folder", {"output_file": tmp_path}),
         ("neither true nor false", {"do_lower_case": "maybe"}),
-        ("unrecognized arguments", {"max_seq": 7}),
+        ("unknown flag --max_seq", {"max_seq": 7}),
     ]
     for message, flags in cases:
         defaults = {"input_file": paths["good"], "output_file": tmp_path / "out"}
@@ -295,7 +296,7 @@ def test_mistakes(vocab_file, tmp_path):
     assert paths["good"].read_text() == "w1\n\nw2\n"
 
 
-# The files of instances, which data.py reads and writes.
+# The files of instances, which instances.py reads and writes.
 
 
 def instance_rows(number, seed=0):
@@ -339,7 +340,7 @@ def test_large_ids_need_large_words(tmp_path):
     write(tmp_path / "large", 3, input_ids=[65536, 0, 70000], segment_ids=[0, 0, 1])
     assert InstanceFile(tmp_path / "large")[2]["input_ids"].tolist() == [65536, 0, 70000]
     for changes in ({"segment_ids": [0, 1, 0]}, {"masked_lm_positions": [-1]}):
-        with pytest.raises(ValueError, match="segment ids 0, then 1"):
+        with pytest.raises(ValueError, match="needs segment ids 0, then 1"):
             encode_instance(**{**next(instance_rows(1)), **changes})
 
 
@@ -350,16 +351,16 @@ def test_every_damaged_byte_is_found(tmp_path):
         damaged = bytearray(data)
         damaged[position] ^= 16
         (tmp_path / "y").write_bytes(damaged)
-        with pytest.raises(ValueError, match="y: (damaged|no instance file)"):
+        with pytest.raises(ValueError, match="y is (damaged|not an instance file)"):
             list(InstanceFile(tmp_path / "y"))
     for length in range(0, len(data), 7):
         (tmp_path / "y").write_bytes(data[:length])
-        with pytest.raises(ValueError, match="y: (damaged|no instance file)"):
+        with pytest.raises(ValueError, match="y is (damaged|not an instance file)"):
             list(InstanceFile(tmp_path / "y"))
 
 
 def tf_record(path, rows):
-    """Google's writer, in 128 positions and 20 predictions."""
+    """As Google's writer, with 128 positions and 20 predictions."""
     tf = pytest.importorskip("tensorflow")
     with tf.io.TFRecordWriter(str(path)) as writer:
         for row in rows:
@@ -396,7 +397,7 @@ def test_tfrecord(tmp_path):
         (tmp_path / "y").write_bytes(damaged)
         with pytest.raises(ValueError, match="y: record [0-9]+: damaged"):
             list(TFRecordFile(tmp_path / "y"))
-    for cut in (data[:-1], data[:7], b"text that is no record", data + b"\0"):
+    for cut in (data[:-1], data[:7], b"text that is not a record", data + b"\0"):
         (tmp_path / "y").write_bytes(cut)
         with pytest.raises(ValueError, match="y: record [0-9]+: "):
             list(TFRecordFile(tmp_path / "y"))
@@ -419,5 +420,5 @@ def test_other_tfrecords(tmp_path):
         with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
             writer.write(record)
             writer.write(wrong)
-        with pytest.raises(ValueError, match=f"x: record 1: .*it has no {missing}"):
+        with pytest.raises(ValueError, match=f"x: record 1: .*{missing} is missing"):
             list(TFRecordFile(tmp_path / "x"))

@@ -22,9 +22,9 @@ from tokenization import FullTokenizer
 
 
 def lengths_by_rule(a, b, limit):
-    """Google's rule told another way: the lengths after cutting.
+    """The lengths after cutting, by another formulation of Google's rule.
 
-    The longer one gives way down to the shorter one; from there B and A are cut in turn.
+    The longer text is cut down to the length of the shorter one; then B and A are cut by turns.
     """
     total = min(a + b, limit)
     if total == a + b:
@@ -48,7 +48,7 @@ def test_truncate_seq_pair(a, b, limit):
 @pytest.mark.parametrize(
     "a, b, limit, left",
     (
-        (3, 3, 5, (3, 2)),  # a tie is taken from B
+        (3, 3, 5, (3, 2)),  # with equal lengths B is cut first
         (3, 3, 4, (2, 2)),
         (9, 2, 6, (4, 2)),
         (2, 9, 6, (2, 4)),
@@ -63,13 +63,13 @@ def test_truncate_seq_pair_by_hand(a, b, limit, left):
     assert (len(tokens_a), len(tokens_b)) == left
 
 
-def test_pack_pair():
+def test_join_pair():
     ids, segments = join_pair([5, 6], [7], 1, 2, 10)
     assert ids.tolist() == [1, 5, 6, 2, 7, 2] and segments.tolist() == [0, 0, 0, 0, 1, 1]
     assert ids.dtype == segments.dtype == np.int32
     ids, segments = join_pair([5, 6], [], 1, 2, 10)
     assert ids.tolist() == [1, 5, 6, 2] and segments.tolist() == [0, 0, 0, 0]
-    # As Google, a second text of which nothing is left has no separator either.
+    # As Google: a second text that has been cut to nothing has no separator either.
     assert join_pair([5, 6], [7, 8], 1, 2, 4)[0].tolist() == [1, 5, 2]
     assert join_pair([5, 6], [7, 8], 1, 2, 3)[0].tolist() == [1, 2]
 
@@ -79,7 +79,7 @@ def test_pack_pair():
     st.lists(st.integers(5, 99), max_size=20),
     st.integers(5, 30),
 )
-def test_pack_pair_fits_and_leaves_its_arguments(ids_a, ids_b, max_seq_length):
+def test_join_pair_fits_and_leaves_its_arguments(ids_a, ids_b, max_seq_length):
     before = [*ids_a], [*ids_b]
     ids, segments = join_pair(ids_a, ids_b, 1, 2, max_seq_length)
     assert (ids_a, ids_b) == before
@@ -94,7 +94,7 @@ def test_pack_pair_fits_and_leaves_its_arguments(ids_a, ids_b, max_seq_length):
 @pytest.mark.parametrize("name, size", (("train", 3668), ("dev", 408)))
 @pytest.mark.parametrize("max_seq_length", (128, 24))
 def test_mrpc_features_are_googles(name, size, max_seq_length, goldens, bert_dir, glue_dir):
-    """Every id, mask, segment and label, padded as Google's features are."""
+    """Every id, mask, segment and label, padded as in Google's features."""
     golden = np.load(goldens / f"mrpc_features_{name}_L{max_seq_length}.npz")
     processor = MrpcProcessor()
     examples = processor.get_examples(glue_dir / "MRPC", name)
@@ -140,7 +140,7 @@ def run_of(num_examples, batch_size, steps, seed):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 2**40))
 def test_every_epoch_is_a_permutation(num_examples, batch_size, seed):
-    """Also where a batch crosses an epoch's end, or holds several epochs."""
+    """Also if a batch crosses the end of an epoch, or contains several epochs."""
     epochs = 3
     steps = -(-num_examples * epochs // batch_size)
     order = run_of(num_examples, batch_size, steps, seed)
@@ -159,14 +159,14 @@ def test_order_is_a_function_of_seed_and_epoch_alone():
     others = [epoch_order(1000, 42, 4), epoch_order(1000, 43, 3), epoch_order(1000, 3, 42)]
     for other in [*others, np.arange(1000)]:
         assert np.mean(one == other) < 0.02
-    # Whatever the batch, the stream of examples is the same one.
+    # The stream of examples does not depend on the batch size.
     assert np.array_equal(run_of(37, 5, 14, 7), run_of(37, 7, 10, 7))
-    # Any step can be asked for without those before it.
+    # Any step can be computed without those before it.
     assert np.array_equal(step_examples([37], 5, 13, 7), run_of(37, 5, 14, 7)[-5:])
 
 
 def test_the_order_stays_what_it_is():
-    """A resumed run may have begun with another version of NumPy: PCG64's stream is fixed."""
+    """A run may be resumed with another version of NumPy: the stream of PCG64 is fixed."""
     order = [3, 2, 6, 4, 1, 5, 0]
     assert epoch_order(7, 42, 0).tolist() == order
     assert step_examples([7], 5, 1, 42)[:2].tolist() == order[5:]
@@ -175,7 +175,7 @@ def test_the_order_stays_what_it_is():
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(sum), st.integers(1, 30))
 def test_an_epoch_takes_shard_after_shard(shards, batch_size):
-    """Each row once; the shards in random order, one after the other, and so the rows of each."""
+    """Each row once; one shard after the other in random order, its rows in random order."""
     total, epochs = sum(shards), 3
     steps = -(-total * epochs // batch_size)
     stream = np.concatenate([step_examples(shards, batch_size, step, 5) for step in range(steps)])
@@ -212,5 +212,5 @@ def test_length_sorted_batches(lengths, batch_size):
     assert 1 <= len(batches[-1]) <= batch_size
     sizes = [lengths[index] for index in order]
     assert sizes == sorted(lengths, reverse=True)
-    for one, other in zip(order, order[1:]):  # equal lengths stay in the file's order
+    for one, other in zip(order, order[1:]):  # examples of equal length keep their order
         assert lengths[one] > lengths[other] or one < other

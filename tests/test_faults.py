@@ -1,4 +1,4 @@
-"""The attacks of tests/faults in short: kills, full disks, damaged files, hostile input."""
+"""A short version of the attacks in tests/faults: kills, full disks, damage, hostile input."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from zygote import BETWEEN, CHECKPOINT, EVALUATION, WEIGHTS
 
 import checkpoint
 
-# --- killed, stopped, without room ----------------------------------------------------------------
+# --- killed runs, signals, full disks -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def zygote():
 
 @pytest.fixture(scope="module")
 def jobs(zygote, tmp_path_factory):
-    """The drivers' commands, which have been run once without any attack."""
+    """The drivers' commands, each already run once without an attack."""
     folder = tmp_path_factory.mktemp("jobs")
     jobs = make_jobs(folder)
     zygote.run_references(jobs, folder)
@@ -59,7 +59,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(zygote, jobs, tmp_path):
 
 
 def test_a_killed_command(zygote, jobs, tmp_path):
-    """Without the zygote: the command as a user gives it."""
+    """Without the zygote: the command as a user types it."""
     attack = kills.Attack(zygote, jobs[:1], tmp_path, seed=2)
     attack.kill_commands(1)
     assert not attack.tally.failures
@@ -72,7 +72,7 @@ def test_a_full_disk(zygote, jobs, tmp_path):
 
 
 def test_a_difference_is_noticed(jobs, tmp_path):
-    """What the attacks rely on."""
+    """The attacks rely on this."""
     job = jobs[0]
     copy = shutil.copytree(job.reference, tmp_path / "copy")
     assert job.differences(copy) == []
@@ -85,7 +85,7 @@ def test_a_difference_is_noticed(jobs, tmp_path):
 
 @pytest.fixture
 def stopped(zygote, jobs, tmp_path):
-    """The first job and its folder, killed at the end of training, when it has two checkpoints."""
+    """(job, output folder, two checkpoints) of the first job, killed at the end of training."""
     out = tmp_path / "stopped"
     ended = zygote.run(jobs[0].command(out), [(WEIGHTS, 1, 0.0, signal.SIGKILL)], hold=True)
     assert ended.status == -signal.SIGKILL
@@ -105,7 +105,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_that_is_said(zygote, st
     ended = zygote.finish(job, out, [], tally)
     assert not tally.failures
     assert f"{newest} is damaged: " in ended.output
-    assert f"going on from {before}" in ended.output
+    assert f"resuming from {before}" in ended.output
 
 
 def test_damaged_checkpoints_alone_stop_the_run(zygote, stopped):
@@ -124,7 +124,7 @@ def test_damaged_checkpoints_alone_stop_the_run(zygote, stopped):
 
 
 def test_a_configuration_that_was_changed_stops_the_run(zygote, jobs, tmp_path):
-    """Under the same name, another activation would go unnoticed."""
+    """The file has the same name; without this check another activation would go unnoticed."""
     config, out = tmp_path / "bert_config.json", tmp_path / "out"
     values = json.loads((jobs[0].reference / config.name).read_text("utf-8"))
     command = jobs[0].command(out, f"--bert_config_file={config}")
@@ -136,7 +136,7 @@ def test_a_configuration_that_was_changed_stops_the_run(zygote, jobs, tmp_path):
 
 
 def test_half_written_checkpoints_are_cleared_away(zygote, jobs, tmp_path):
-    """A machine that asks a run to stop, and kills it while it writes, again and again."""
+    """They are left when a run is killed while it writes, perhaps more than once."""
     job, out = jobs[0], tmp_path / "out"
     out.mkdir()
     for step in (1, 2, 5):
@@ -157,14 +157,14 @@ def test_no_damage_is_accepted_silently(tmp_path):
 
 
 def test_a_reader_that_does_not_look_is_found_out(tmp_path, monkeypatch):
-    """Without the archives' checksums, which PyTorch does not verify, other weights are loaded."""
+    """Without our check of the archives' checksums, which PyTorch ignores, wrong weights load."""
     monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: None)
     tally = flips.attack(tmp_path, seed=5, flips=900)
     assert tally.failed(flips.SILENT) > 50
 
 
 def test_an_entry_that_is_marked_as_a_folder(tmp_path):
-    """PyTorch does not read such, and returns what happened to lie in memory."""
+    """PyTorch does not read such an entry and returns uninitialised memory."""
     kind = next(kind for kind in flips.make_kinds(tmp_path) if kind.name == "resume checkpoint")
     with zipfile.ZipFile(kind.path) as archive:
         place = kind.content.rindex(b"PK\1\2", 0, archive.start_dir + 2000)
@@ -207,7 +207,7 @@ def test_only_documented_exceptions_come_out(name, guards, data):
     parser = fuzz.PARSERS[name]
     seed = data.draw(st.sampled_from(parser.seeds))
     edits = data.draw(byte_edits), data.draw(json_edits)
-    if parser.is_json and edits[1]:  # Both together are hardly ever JSON.
+    if parser.is_json and edits[1]:  # with both kinds of edits it would hardly ever be JSON
         edits = [], edits[1]
     assert guards[name].feed(fuzz.edit(parser, seed, *edits)) is None
 
@@ -238,7 +238,7 @@ def test_the_guard_notices(tmp_path, parse, failure):
 
 
 def test_an_index_of_weights_names_no_file_elsewhere(guards):
-    """The part is taken from the index's folder, whatever path it is given."""
+    """The file is taken from the index's folder, whatever path the index gives."""
     parser, folder = fuzz.PARSERS["weights (index)"], guards["weights (index)"].folder
     torch.save({"x": torch.zeros(3)}, folder.parent / "part.bin")
     parser.parse(parser.seeds[1], folder)

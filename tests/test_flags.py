@@ -1,19 +1,35 @@
-"""flags.py: every way to write a flag, and what cannot be meant."""
+"""flags.py: the table of flags, every way to write one, and values that are refused."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import run
+from helpers import ROOT, model_flags, run
 
+import checkpoint
+import convert_pytorch_checkpoint_to_tf
+import convert_tf_checkpoint_to_pytorch
+import create_pretraining_data
+import extract_features
 import flags
+import optimization
 import run_classifier
+import run_pretraining
 import run_squad
 
-NEEDED = ["--vocab_file=v", "--bert_config_file=c", "--output_dir=o"]
+SCRIPTS = {
+    module.__name__: module
+    for module in (
+        convert_pytorch_checkpoint_to_tf, convert_tf_checkpoint_to_pytorch,
+        create_pretraining_data, extract_features, run_classifier, run_pretraining, run_squad,
+    )
+}  # fmt: skip
+# Files that exist are enough for parse_args.
+NEEDED = [f"--vocab_file={__file__}", f"--bert_config_file={__file__}", "--output_dir=o"]
 
 
 def parse(*argv):
-    return run_classifier.parse_args(["--task_name=MRPC", "--data_dir=d", *NEEDED, *argv])
+    return run_classifier.parse_args(["--task_name=MRPC", f"--data_dir={ROOT}", *NEEDED, *argv])
 
 
 @pytest.mark.parametrize(
@@ -55,22 +71,37 @@ def test_the_first_ports_name_of_accumulation():
     assert parse("--do_train", "--gradient_accumulation_steps=3").gradient_accumulation_steps == 3
 
 
-def test_a_flag_is_not_guessed_from_its_beginning(capsys):
-    with pytest.raises(SystemExit) as end:
+def test_a_flag_is_not_guessed_from_its_beginning():
+    with pytest.raises(ValueError, match="^unknown flag --do_t: did you mean --do_train[?]$"):
         parse("--do_t")
-    assert end.value.code == 2
-    err = capsys.readouterr().err
-    assert err.endswith(": error: unrecognized arguments: --do_t\n") and err.count("\n") == 1
+
+
+def test_an_unknown_flag_gets_a_suggestion():
+    with pytest.raises(ValueError, match="^unknown flag --do_trian: did you mean --do_train[?]$"):
+        parse("--do_trian", "true")
+    with pytest.raises(ValueError) as error:
+        parse("--learning_rat=1", "--x", "--no_do_lowercase", "--x=3")
+    assert str(error.value) == (
+        "unknown flags --learning_rat (did you mean --learning_rate?), --x, "
+        "--no_do_lowercase (did you mean --no_do_lower_case?)"
+    )
+    # A flag without meaning is not suggested.
+    with pytest.raises(ValueError, match="^unknown flag --tpu_nam: see --help$"):
+        parse("--tpu_nam=3")
+
+
+def test_a_negative_value_is_joined():
+    needed = [*NEEDED[:2], "--init_checkpoint=w", f"--input_file={__file__}", "--output_file=out"]
+    assert extract_features.parse_args([*needed, "--layers=-1,-2"]).layers == "-1,-2"
+    with pytest.raises(ValueError, match="^--layers needs a value; join a value that begins with"):
+        extract_features.parse_args([*needed, "--layers", "-1,-2"])
 
 
 @pytest.mark.parametrize("name", flags.MEANINGLESS)
 def test_flags_without_meaning(name, capsys):
     for given in ([f"--{name}"], [f"--{name}=8"], [f"--{name}", "False"]):
-        flags.note.cache_clear()
         args = parse("--do_train", *given)
         assert capsys.readouterr().err == f"--{name} has no meaning here and is ignored\n"
-        parse("--do_train", *given)
-        assert not capsys.readouterr().err, "told twice"
         assert not hasattr(args, name)
 
 
@@ -80,12 +111,12 @@ def test_defaults_are_googles():
     assert (args.learning_rate, args.warmup_proportion) == (5e-5, 0.1)
     assert (args.eval_batch_size, args.predict_batch_size) == (8, 8)
     assert args.save_checkpoints_steps == 1000 and args.init_checkpoint is None
-    args = run_squad.parse_args([*NEEDED, "--do_train", "--train_file=t"])
+    args = run_squad.parse_args([*NEEDED, "--do_train", f"--train_file={__file__}"])
     assert (args.max_seq_length, args.doc_stride, args.max_query_length) == (384, 128, 64)
     assert (args.n_best_size, args.max_answer_length) == (20, 30)
     assert args.null_score_diff_threshold == 0.0 and args.version_2_with_negative is False
     args = run_squad.parse_args(
-        [*NEEDED, "--do_train", "--train_file=t", "--null_score_diff_threshold", "-2.5"]
+        [*NEEDED, "--do_train", f"--train_file={__file__}", "--null_score_diff_threshold", "-2.5"]
     )
     assert args.null_score_diff_threshold == -2.5
 
@@ -110,7 +141,7 @@ def test_check_model_knows_vocabularies():
     cased = [*uncased, *(f"Word{number}" for number in range(300))]
     flags.check_model(*model(uncased, 1201))
     flags.check_model(*model(cased, 1501, do_lower_case=False))
-    # A small one without capitals, or one of Chinese characters, tells nothing.
+    # A small one without capitals, or one of Chinese characters, shows nothing.
     flags.check_model(*model(uncased[:500], 500, do_lower_case=False))
     with pytest.raises(ValueError, match="cased model .300 of 1500 entries have capitals"):
         flags.check_model(*model(cased, 1501))
@@ -128,10 +159,140 @@ def test_googles_multilingual_vocabulary_is_neither(tmp_path):
     flags.check_model(config, vocab, args)
 
 
-def test_flags_are_answered_before_torch_is_loaded():
-    """flags.py needs nothing but the standard library."""
+# --- the table -----------------------------------------------------------------------------------
+
+
+def declared(script):
+    return [flag for _, flag in flags.flags_of(script)]
+
+
+def test_a_script_declares_a_flag_once():
+    assert set(SCRIPTS) == set(flags.SCRIPTS)
+    for script in SCRIPTS:
+        names = [flag.name for flag in declared(script)]
+        assert names and len(names) == len(set(names))
+    for group in flags.FLAGS.values():
+        for flag in group:
+            assert flag.scripts and set(flag.scripts) <= set(SCRIPTS)
+
+
+def test_defaults_are_allowed_and_of_their_kind():
+    for script in SCRIPTS:
+        for flag in declared(script):
+            default = flag.default_of(script)
+            assert default in (None, flags.REQUIRED) or type(default) is flag.kind, flag.name
+            if default != flags.REQUIRED:
+                flag.check(default)
+
+
+def test_choices_are_those_of_the_code():
+    assert tuple(optimization.SCHEDULES) == flags.SCHEDULES
+    (task_name,) = (flag for flag in declared("run_classifier") if flag.name == "task_name")
+    assert set(run_classifier.PROCESSORS) <= set(re.findall(r"[\w-]+", task_name.help))
+
+
+@pytest.mark.parametrize("script", flags.SCRIPTS)
+def test_help_shows_every_flag_with_its_default(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        SCRIPTS[script].parse_args(["--help"])
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert re.match(r"usage: \S+ \[flags\]\n\n", text)
+    words = " ".join(text.split())
+    for heading, flag in flags.flags_of(script):
+        assert f"\n{heading}:\n" in text
+        assert re.search(rf"\n  --{flag.name} ", text), flag.name
+        assert flag.help_of(script) in words
+        if flag.default_of(script) == flags.REQUIRED:
+            assert f"{flag.help_of(script)} (required)" in words
+        elif flag.default_of(script) is not None:
+            shown = flags.shown(flag.default_of(script))
+            assert f"{flag.help_of(script)} (default: {shown})" in words
+    assert "None" not in text and "STR" not in text
+    assert not any(name in text for name in (*flags.MEANINGLESS, "--no_do_train"))
+
+
+# What a resumed run must have in common with the run that was stopped, beside the content of the
+# configuration and the training examples.
+DECIDE = {
+    "bert_config_file", "bf16", "do_lower_case", "fp16", "init_checkpoint", "learning_rate",
+    "loss_scale", "max_seq_length", "schedule", "seed", "strip_accents", "train_batch_size",
+    "vocab_file",
+}  # fmt: skip
+DECIDE_IN = {
+    "run_classifier": {
+        "compute_padding", "header", "label_column", "labels", "num_train_epochs", "task_name",
+        "text_columns", "warmup_proportion",
+    },
+    "run_squad": {
+        "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",
+        "version_2_with_negative", "warmup_proportion",
+    },
+    "run_pretraining": {"max_predictions_per_seq", "num_train_steps", "num_warmup_steps"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", DECIDE_IN)
+def test_flags_that_a_resumed_run_must_repeat(script):
+    more = {
+        "run_classifier": ["--task_name=MRPC", f"--data_dir={ROOT}"],
+        "run_squad": [f"--train_file={__file__}"],
+        "run_pretraining": ["--input_file=i"],
+    }
+    args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
+    assert checkpoint.resume_key(args, 0).keys() == {
+        *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "training examples"
+    }  # fmt: skip
+    # One flag's name stands for it in all scripts that train.
+    for flag in declared(script):
+        assert flag.may_differ == (flag.name in flags.MAY_DIFFER)
+
+
+def test_the_document_is_what_the_table_says():
+    assert (ROOT / "docs" / "flags.md").read_text("utf-8") == flags.markdown(), (
+        "run: python flags.py > docs/flags.md"
+    )
+
+
+# --- before PyTorch is loaded --------------------------------------------------------------------
+
+
+def test_flags_need_only_the_standard_library():
     outcome = run("-c", "import sys, flags; print('torch' in sys.modules, 'numpy' in sys.modules)")
     assert outcome.ok().out == "False False\n"
+
+
+@pytest.mark.parametrize("script", flags.SCRIPTS)
+@pytest.mark.parametrize(
+    "given", (["--help"], ["--nonsense"], ["--max_seq_length=1", "--seed=-1"]), ids=" ".join
+)
+def test_a_wrong_flag_is_reported_before_pytorch_is_loaded(script, given):
+    outcome = run("-X", "importtime", f"{script}.py", *given)
+    assert outcome.status == (0 if given == ["--help"] else 2)
+    assert re.search(r"\| +flags$", outcome.err, re.M)
+    assert not re.search(r"\| +torch$", outcome.err, re.M)
+
+
+def test_a_value_out_of_range_is_reported_before_pytorch_is_loaded(tiny_model):
+    outcome = run("-X", "importtime", "run_pretraining.py", *model_flags(tiny_model),
+                  "--input_file=i", "--output_dir=o", "--do_train", "--seed=-1")  # fmt: skip
+    assert outcome.err.endswith("run_pretraining.py: error: --seed is -1, but must be 0 or more\n")
+    assert not re.search(r"\| +torch$", outcome.err, re.M)
+
+
+def test_flags_are_parsed_once(tiny_model, tmp_path):
+    """What is noticed after PyTorch is loaded does not repeat the line about --use_tpu."""
+    outcome = run("run_pretraining.py", *model_flags(tiny_model), "--input_file=i", "--do_eval",
+                  f"--output_dir={tmp_path}", "--use_tpu=False", "--max_seq_length=65")  # fmt: skip
+    assert outcome.status == 2
+    assert outcome.err == (
+        "--use_tpu has no meaning here and is ignored\n"
+        "run_pretraining.py: error: --max_seq_length 65 exceeds the model's 64 positions\n"
+    )
+
+
+def test_run_hands_arguments_on_and_returns_the_result():
+    assert flags.run(max, 2, 3) == 3
 
 
 def test_interrupt_ends_with_130(monkeypatch):

@@ -39,7 +39,7 @@ def test_three_classes():
     assert value == pytest.approx((5 * 6 - 12) / math.sqrt((36 - 14) * (36 - 12)), abs=1e-15)
 
 
-def test_ends_of_the_scale():
+def test_perfect_and_worst_agreement():
     for metric in METRICS:
         assert metric([0, 1, 1, 0], [0, 1, 1, 0]) == pytest.approx(1, abs=1e-15)
     for metric in (matthews, pearson, spearman):
@@ -75,7 +75,7 @@ def test_many_rows_do_not_overflow():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_types_and_mistakes(metric):
+def test_types_and_wrong_inputs(metric):
     for kind in (list, tuple, np.array, lambda values: np.array(values, np.float32)):
         assert type(metric(kind([1, 0, 1]), kind([1, 1, 0]))) is float
     with pytest.raises(ValueError, match="3 .*2"):
@@ -104,7 +104,7 @@ def test_equals_scikit_learn(seed, classes):
 def test_equals_scipy(seed, round_to):
     reference = pytest.importorskip("scipy.stats")
     random = np.random.RandomState(seed)
-    x = random.randn(137).round(round_to)  # rounded to 0 digits, most values are ties
+    x = random.randn(137).round(round_to)  # rounded to 0 digits, so that most values tie
     y = (x + random.randn(137)).round(round_to)
     assert pearson(x, y) == pytest.approx(reference.pearsonr(x, y)[0], abs=1e-12)
     assert spearman(x, y) == pytest.approx(reference.spearmanr(x, y)[0], abs=1e-12)

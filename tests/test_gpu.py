@@ -129,7 +129,7 @@ def test_a_resumed_run_has_the_same_bits(tiny_model, tmp_path, call):
         again = call(run_classifier, *command, f"--output_dir={resumed}").ok()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert "going on from" in again.out
+    assert "resuming from" in again.out
     assert_same_weights(whole, resumed)
 
 

@@ -1,7 +1,7 @@
-"""Weights in and out: every format that --init_checkpoint takes, every one that others read.
+"""Weights in and out: every format that --init_checkpoint reads, and every format that is written.
 
-What comes in is compared by the logits that it gives, with those of the model that it was made of;
-what goes out by the logits of the libraries that read it.
+Weights that are read must give the logits of the model that they were saved from; weights that are
+written must give the same logits in the libraries that read them.
 """
 
 import json
@@ -15,7 +15,7 @@ from helpers import TINY, model_flags, write_tiny_model
 import checkpoint
 import run_classifier
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
-from convert_tf_checkpoint_to_pytorch import load_tf_weights, pytorch_name
+from convert_tf_checkpoint_to_pytorch import pytorch_name
 from modeling import (
     BertConfig,
     BertForPreTraining,
@@ -26,7 +26,7 @@ from modeling import (
 )
 from optimization import create_optimizer
 from tokenization import FullTokenizer
-from training import Runtime, load_initial
+from training import Runtime, load_initial_weights
 from weights import write_bin, write_safetensors
 
 LABELS = ["yes", "no", "perhaps"]
@@ -50,7 +50,7 @@ def config(base):
 
 
 def new(config, kind="classifier", seed=1):
-    """A model whose weights, biases and norms too, are all random."""
+    """A model in which all parameters are random, including biases and LayerNorm."""
     torch.manual_seed(seed)
     model = MODELS[kind](config).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def batch(config):
 
 @torch.no_grad()
 def outputs(model, config):
-    """What the model computes for tokens, one number after the other."""
+    """What the model computes for tokens, as one vector."""
     inputs = batch(config)
     found = model(*inputs)
     if isinstance(model, BertModel):
@@ -110,7 +110,7 @@ def arrays(state):
 
 
 def renamed(state, **words):
-    """With other words in the names."""
+    """The state dict with other words in its names."""
     for old, new in words.items():
         state = {name.replace(old, new): tensor for name, tensor in state.items()}
     return state
@@ -122,7 +122,7 @@ def saved(folder, state):
 
 
 def bare(folder, state):
-    """A BertModel's: without `bert.`, and here without a head."""
+    """The weights of a BertModel: without `bert.` in the names, and without a head."""
     names = [name for name in state if name.startswith("bert.")]
     return saved(folder, {name.removeprefix("bert."): state[name] for name in names})
 
@@ -163,7 +163,7 @@ def their_safetensors(folder, state):
 
 
 def in_parts(folder, state):
-    """As large models are published: an index, and files that hold some of the tensors each."""
+    """As large models are published: an index, and files that hold a share of the tensors each."""
     names, files = sorted(state), ("pytorch_model-1.bin", "pytorch_model-2.bin")
     for number, file in enumerate(files):
         torch.save({name: state[name] for name in names[number::2]}, folder / file)
@@ -202,7 +202,7 @@ FORMATS = (
 
 
 def load(model, path, new_head=False):
-    load_initial(model, str(path), load_weights, load_tf_weights, RUNTIME, new_head)
+    load_initial_weights(model, str(path), RUNTIME, new_head)
     return model
 
 
@@ -247,7 +247,7 @@ HEADS = {
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_transformers_models_come_in(tmp_path, config, head, attention):
-    """Every head's encoder fills ours; where we have that head too, its logits are the same."""
+    """The encoder of every head fills ours; if we have that head too, its logits are the same."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(4)
     theirs = getattr(transformers, head)(
@@ -262,7 +262,9 @@ def test_transformers_models_come_in(tmp_path, config, head, attention):
     hidden = theirs.base_model.eval()(ids, mask, segments)[0]
     found = ours.bert(ids, segments, mask)[0][-1]
     assert difference(found[mask > 0], hidden[mask > 0]) <= 1e-6
-    load(MODELS["classifier"](config), tmp_path, new_head=True)  # perhaps with a new pooler
+    load(
+        MODELS["classifier"](config), tmp_path, new_head=True
+    )  # some have no pooler, so it may be new
     if HEADS[head]:
         ours = load(HEADS[head](config), tmp_path).eval()
         assert difference(outputs(ours, config), their_outputs(theirs, config)) <= 1e-6
@@ -352,7 +354,7 @@ def test_a_run_saves_what_others_read(tmp_path, tiny_model, mrpc, call):
 
 
 def test_a_stale_safetensors_is_removed(tmp_path, config, base):
-    """Other libraries would prefer it to pytorch_model.bin."""
+    """Other libraries would read it instead of pytorch_model.bin."""
     save(tmp_path / "out", new(config), config, base, safetensors=True)
     save(tmp_path / "out", new(config, seed=2), config, base)
     assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""samples/make_corpus.py: what it takes for prose, and its files."""
+"""samples/make_corpus.py: what it recognises as prose, and the files that it writes."""
 
 import subprocess
 import sys
@@ -91,5 +91,5 @@ def test_held_out_and_vocabulary(folder):
 def test_a_missing_folder(folder):
     result = run(folder, folder / "nowhere")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "nowhere: no such folder" in result.stderr
+    assert "nowhere is not a folder" in result.stderr
     assert not (folder / "corpus.txt").exists()

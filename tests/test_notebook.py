@@ -1,4 +1,4 @@
-"""The notebook that compares TensorFlow with PyTorch: it runs, and its outputs are its own."""
+"""The notebook that compares TensorFlow with PyTorch: it runs, and its outputs are up to date."""
 
 import json
 import re
@@ -18,7 +18,7 @@ import nbformat  # noqa: E402
 sys.path.insert(0, str(ROOT / "notebooks"))
 from execute import KERNEL, NOTEBOOK, code_sum, execute  # noqa: E402
 
-# What the cells hold at the end, asked for by a cell of the test's own.
+# A cell that the test appends, which prints the values that the notebook has computed.
 PROBE = """
 import json
 print(json.dumps({
@@ -32,7 +32,7 @@ print(json.dumps({
 
 
 def run(monkeypatch, folder, notebook=NOTEBOOK):
-    """Executes the notebook on one thread, in `folder`; returns (notebook, its last values)."""
+    """Executes the notebook on one thread, in `folder`; returns (notebook, PROBE's values)."""
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         monkeypatch.setenv(variable, "1")
     executed = nbformat.read(notebook, as_version=4)
@@ -42,7 +42,7 @@ def run(monkeypatch, folder, notebook=NOTEBOOK):
 
 
 def check(values):
-    """Rounding noise where both compute the same, far more where they do not."""
+    """Differences are rounding noise if both compute the same function, far larger otherwise."""
     last, noise, sizes = values["last"], values["noise"], values["sizes"]
     assert values["layers"] == last + 2  # embeddings and layers, then the pooled output
     for form in ("gelu", "gelu_new"):
@@ -66,7 +66,7 @@ def check(values):
 
 
 def kinds(notebook):
-    """The kinds of output of every code cell."""
+    """The type and data formats of every output, for each code cell."""
     return [
         [(output.output_type, *sorted(output.get("data", ()))) for output in cell.outputs]
         for cell in notebook.cells
@@ -79,14 +79,14 @@ def test_on_a_users_checkpoint(bert_dir, monkeypatch):
     executed, values = run(monkeypatch, NOTEBOOK.parent)
     assert values["source"] == bert_dir.name
     check(values)
-    # The figure that people quote; for the demo's checkpoint this is below 5.5e-7.
+    # The figure that is usually quoted; for the demo's checkpoint it is below 5.5e-7.
     last, sizes = values["last"], values["sizes"]
     assert all(rows[last]["std"] < 1.5e-6 * sizes[last] for rows in values["same"].values())
     assert kinds(executed) == kinds(nbformat.read(NOTEBOOK, as_version=4))
 
 
 def test_by_default_on_random_weights(tmp_path, monkeypatch):
-    """From the root of a fresh clone, without a checkpoint."""
+    """In the root folder of a clone, without a checkpoint."""
     monkeypatch.delenv("BERT_BASE_DIR", raising=False)
     for path in (*ROOT.glob("*.py"), ROOT / "samples", ROOT / "notebooks"):
         (tmp_path / path.name).symlink_to(path)
@@ -125,7 +125,7 @@ def test_no_trace_of_a_machine(committed):
 
 
 def test_the_figure_in_the_text_of_the_output(committed):
-    """The last layer's deviation, as printed, is rounding noise for both forms."""
+    """The printed deviation of the last layer is rounding noise for both forms of GELU."""
     printed = "".join(
         output.get("text", "") for cell in committed.cells for output in cell.get("outputs", [])
     )

@@ -280,7 +280,7 @@ def test_decay_groups_by_count():
 
 
 def reference_norm(model):
-    """The norm over single look-ups' rows, by a hook on the look-up of an untracked model."""
+    """The norm over the rows of single look-ups, by a hook on the look-up of a plain model."""
     words = model.bert.embeddings.word_embeddings
     rows = []
     hook = words.register_forward_hook(lambda _, __, out: (out.retain_grad(), rows.append(out))[0])
@@ -295,34 +295,36 @@ def reference_norm(model):
 @pytest.mark.parametrize("head", [BertForPreTraining, BertForSequenceClassification])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_norm_counts_every_looked_up_token(head, bf16):
-    tracked, plain = tiny(head, initializer_range=0.5), tiny(head, initializer_range=0.5)
-    optimizer = create_optimizer(tracked, 1e-3, 10, 0)
+    model = tiny(head, initializer_range=0.5)
+    plain = tiny(head, initializer_range=0.5)
+    optimizer = create_optimizer(model, 1e-3, 10, 0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        loss = tiny_loss(tracked)
+        loss = tiny_loss(model)
         loss.backward()
         wanted = reference_norm(plain).item()
     norm = optimizer.global_norm().item()
     assert norm == pytest.approx(wanted, rel=1e-3 if bf16 else 1e-5)
-    words = tracked.bert.embeddings.word_embeddings
+    table = model.bert.embeddings.word_embeddings
     # The two differ by more than the tolerance (of squares: twice), so that the test can fail.
-    assert abs(words.weight.grad.square().sum() / words.squared_norm.grad - 1) > 4e-3
+    assert abs(table.weight.grad.square().sum() / table.squared_norm.grad - 1) > 4e-3
 
 
 def test_tied_decoder_trains_the_table():
-    tracked, plain = tiny(BertForPreTraining), tiny(BertForPreTraining)
-    optimizer = create_optimizer(tracked, 1e-3, 10, 0)
-    for model in (tracked, plain):
-        tiny_loss(model).backward()
-    words = tracked.bert.embeddings.word_embeddings
+    model = tiny(BertForPreTraining)
+    plain = tiny(BertForPreTraining)
+    optimizer = create_optimizer(model, 1e-3, 10, 0)
+    for each in (model, plain):
+        tiny_loss(each).backward()
+    table = model.bert.embeddings.word_embeddings
     both = plain.bert.embeddings.word_embeddings.weight.grad
-    assert not torch.allclose(words.weight.grad, both, atol=1e-4)
-    assert torch.allclose(words.weight.grad + words.decoder_weight.grad, both, atol=1e-6)
-    before = words.weight.detach().clone()
+    assert not torch.allclose(table.weight.grad, both, atol=1e-4)
+    assert torch.allclose(table.weight.grad + table.decoder_weight.grad, both, atol=1e-6)
+    before = table.weight.detach().clone()
     norm = optimizer.step()
-    assert torch.allclose(words.weight.grad, both / norm.clamp(min=1), atol=1e-6)
-    assert torch.equal(words.decoder_weight, words.weight) and not torch.equal(words.weight, before)
+    assert torch.allclose(table.weight.grad, both / norm.clamp(min=1), atol=1e-6)
+    assert torch.equal(table.decoder_weight, table.weight) and not torch.equal(table.weight, before)
     optimizer.zero_grad()
-    assert words.squared_norm.grad is words.decoder_weight.grad is words.weight.grad is None
+    assert table.squared_norm.grad is table.decoder_weight.grad is table.weight.grad is None
 
 
 def test_memory_of_the_last_gradient_is_used_again():

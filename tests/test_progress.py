@@ -73,22 +73,22 @@ def test_only_rank_0_writes(tmp_path, monkeypatch):
     )
     log = Log(args, Runtime(torch.device("cpu"), rank=1), 0, 3)
     for step in range(3):
-        assert not log.add(step, torch.tensor(1.0), 0.1, look=True)
+        log.add([step + 1], [1.0], [0.1])
     log.close()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("first, steps", ((0, 12), (4, 12), (0, 5), (0, 3)))
-def test_the_time_that_is_left_is_told_once(first, steps, tmp_path, monkeypatch, capsys):
+def test_the_remaining_time_is_shown_once(first, steps, tmp_path, monkeypatch, capsys):
     clock = iter(range(0, 3000, 20))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     args = SimpleNamespace(train_batch_size=2, output_dir=str(tmp_path), tensorboard=None)
     log = Log(args, Runtime(torch.device("cpu")), first, steps)
     for step in range(first, steps):
-        log.add(step, torch.tensor(1.0), 0.1, look=False)
+        log.add([step + 1], [1.0], [0.1])
     log.close()
     left = steps - first - 5
-    told = f"20 s a step: the other {left} steps will take about {duration(20 * left)}\n"
+    told = f"20 s per step: the remaining {left} steps will take about {duration(20 * left)}\n"
     assert capsys.readouterr().out == (told if left > 0 else "")
     shutil.rmtree(tmp_path)
 

@@ -1,4 +1,4 @@
-"""report.py: what the page says is what came out, and nothing in the data acts."""
+"""report.py: the page shows the results as they are, and nothing in the data is executed."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def question(**values):
 # The whole page
 
 
-def test_nothing_in_the_data_acts(tmp_path):
+def test_nothing_in_the_data_is_executed(tmp_path):
     folder = tmp_path / "<b>out"
     folder.mkdir()
     write_run(folder, flags={"task_name": NASTY, NASTY: NASTY}, labels=[NASTY])
@@ -79,7 +79,7 @@ def test_the_page_needs_no_network(tmp_path):
 
 
 def test_the_page_is_for_everyone(tmp_path):
-    """What a checker of accessibility asks for, and a phone."""
+    """What accessibility checkers and phones require."""
     write_run(tmp_path, flags={"seed": 1})
     write_log(tmp_path, 30)
     sections = [
@@ -129,7 +129,7 @@ def test_a_folder_with_nothing_in_it(tmp_path):
     assert not page.all("svg") and [row[0] for row in page.rows] == ["python"]
 
 
-def test_half_a_surrogate_pair_is_shown_as_a_question_mark(tmp_path):
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
     page = Page(read(tmp_path, {}, [report.answers([question(question="a\ud800b")])]))
     assert "a?b" in page.text
 
@@ -151,7 +151,7 @@ def test_curves_have_a_point_for_each_step(tmp_path, steps):
         assert len(points) == steps
         assert all(54 <= x <= 388 and 15 <= y <= 205 for x, y in points)
         assert points == sorted(points)
-    # 1 / step falls from the first, highest value, the rate rises to the last one.
+    # 1 / step falls from the first, highest value; the rate rises to the last one.
     raw, smooth, rate = (points for _, points in curves)
     assert raw[0] == smooth[0]
     if steps > 1:
@@ -160,7 +160,7 @@ def test_curves_have_a_point_for_each_step(tmp_path, steps):
 
 
 def test_curves_of_long_runs_are_thinned_and_keep_the_peaks(tmp_path):
-    write_log(tmp_path, 7 * report.POINTS + 3)
+    write_log(tmp_path, 7 * report.MAX_POINTS + 3)
     lines = (tmp_path / "training_log.jsonl").read_text("utf-8").splitlines()
     for number in (1234, 2000, 3001):
         lines[number] = json.dumps(json.loads(lines[number]) | {"loss": 5.0})
@@ -168,7 +168,7 @@ def test_curves_of_long_runs_are_thinned_and_keep_the_peaks(tmp_path):
     text = read(tmp_path)
     curves = Page(text).curves()
     for _, points in curves:
-        assert 0.9 * report.POINTS < len(points) <= report.POINTS
+        assert 0.9 * report.MAX_POINTS < len(points) <= report.MAX_POINTS
         assert [x for x, _ in points] == sorted(x for x, _ in points)
     heights = [y for _, y in curves[0][1]]
     assert heights.count(min(heights)) == 3
@@ -178,7 +178,7 @@ def test_curves_of_long_runs_are_thinned_and_keep_the_peaks(tmp_path):
 def test_a_killed_runs_log(tmp_path):
     write_log(tmp_path, 20, tail='{"step": 21, "loss": 0.0')
     page = Page(read(tmp_path))
-    assert "1 lines of the log are broken" in page.text
+    assert "Damaged lines of the log, not shown: 1" in page.text
     assert [len(points) for _, points in page.curves()] == [20, 20, 20]
     (tmp_path / "training_log.jsonl").write_bytes(b'\xff\x00\n{}\n[]\n7\n{"step": 1')
     page = Page(read(tmp_path))
@@ -189,7 +189,7 @@ def test_a_killed_runs_log(tmp_path):
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
 def test_ticks_cover_the_range(low, size):
-    high = low + size + abs(low) * 1e-9  # Nearer, two floats have no room for ticks.
+    high = low + size + abs(low) * 1e-9  # Between closer floats there is no room for ticks.
     ticks = report._ticks(low, high)
     step = (high - low) / 5
     assert 1 <= len(ticks) <= 7
@@ -203,7 +203,7 @@ def test_ticks_cover_the_range(low, size):
      (-3, -1, "-3 -2.5 -2 -1.5 -1")),
 )  # fmt: skip
 def test_ticks_are_round(low, high, labels):
-    assert " ".join(map(report._tick, report._ticks(low, high))) == labels
+    assert " ".join(map(report._number, report._ticks(low, high))) == labels
 
 
 # Classifier
@@ -231,17 +231,17 @@ def test_confusion_matrix_and_mistakes(tmp_path):
     assert places == sorted(places) and "first 0" not in shown
 
 
-def test_so_many_mistakes_and_labels_are_shown(tmp_path):
-    number = report.EXAMPLES + 9
-    labels = [f"label {n}" for n in range(report.LABELS + 1)]
+def test_the_number_of_mistakes_and_labels_is_limited(tmp_path):
+    number = report.MAX_EXAMPLES + 9
+    labels = [f"label {n}" for n in range(report.MAX_MATRIX_LABELS + 1)]
     logits = np.eye(len(labels))[[1] * number] * np.arange(number)[:, None] / 10
     texts = [(f"text {n};", "") for n in range(number)]
     section = report.classification(labels, [0] * number, logits, texts)
     page = Page(read(tmp_path, {}, [section]))
-    # The first has logits 0, and so is right.
+    # All logits of the first example are 0, so its prediction is the first label, which is right.
     assert f"{number - 1} of {number} examples are wrong" in page.text
     shown = [int(n) for n in re.findall(r"text (\d+);", page.text)]
-    assert shown == list(range(number - 1, number - 1 - report.EXAMPLES, -1))
+    assert shown == list(range(number - 1, number - 1 - report.MAX_EXAMPLES, -1))
     assert not page.all("table", **{"class": "matrix"})
 
 
@@ -292,11 +292,11 @@ def test_lengths_must_agree():
 def test_spans(tmp_path, context, gold, predicted, start, marks):
     asked = question(context=context, gold=gold, predicted=predicted, start=start)
     page = Page(read(tmp_path, {}, [report.answers([asked])]))
-    assert page.marks[2:] == marks  # after those that explain the colours
-    assert page.text.count(context)  # and nothing of it is lost
+    assert page.marks[2:] == marks  # after the two of the legend
+    assert page.text.count(context)  # nothing of it is lost
 
 
-def test_questions_are_judged_and_sorted(tmp_path):
+def test_questions_are_scored_and_sorted(tmp_path):
     asked = [
         question(id="a", predicted="Jim", start=0, exact=True, f1=1.0),
         question(id="b", predicted="", start=None, exact=False, f1=0.0),
@@ -315,21 +315,21 @@ def test_questions_are_judged_and_sorted(tmp_path):
         assert choice in page.text
 
 
-def test_so_many_answers_are_shown(tmp_path):
-    """Of each kind the first ones, so that no filter is without any."""
-    number = report.ANSWERS + 30
+def test_the_number_of_answers_is_limited(tmp_path):
+    """The first ones of each kind are shown, so that every filter has some."""
+    number = report.MAX_ANSWERS + 30
     asked = [question(id=f"w{n}") for n in range(number)]
     asked += [question(id=f"r{n}", exact=True, f1=1.0) for n in range(number)]
     asked += [question(id=f"e{n}", exact=True, f1=1.0, predicted="") for n in range(7)]
     page = Page(read(tmp_path, {}, [report.answers(asked)]))
-    assert len(page.all("li")) == 2 * report.ANSWERS + 7
+    assert len(page.all("li")) == 2 * report.MAX_ANSWERS + 7
     assert f"{2 * number + 7} questions" in page.text
-    assert f"wrong {number} ({report.ANSWERS} shown)" in page.text
+    assert f"wrong {number} ({report.MAX_ANSWERS} shown)" in page.text
     assert page.all("li")[0] == {"class": "wrong"}
     assert "empty 7\n" in page.text
 
 
-def test_long_paragraphs_are_cut_where_nothing_is_marked(tmp_path):
+def test_long_paragraphs_are_cut_between_marks(tmp_path):
     context = "x" * 9000 + " Jim " + "y" * 9000
     asked = question(context=context, gold=[(9001, "Jim")], predicted="Jim", start=9001)
     text = read(tmp_path, {}, [report.answers([asked])])

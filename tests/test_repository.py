@@ -11,6 +11,8 @@ from functools import cache
 import pytest
 from helpers import ROOT
 
+import flags
+
 CONVERT = "convert_tf_checkpoint_to_pytorch"
 DATA = {"data", "instances", "glue_data", "squad_data"}
 # The floor plan: a module may import what stands on lower floors, and nothing else.
@@ -149,68 +151,72 @@ def test_no_file_imports_a_test():
 
 # --- flags ---------------------------------------------------------------------------------------
 
-DRIVERS = [name for name in MODULES if name.startswith("run_")]
-SHARED = ("flags", "training", "progress", "checkpoint")
+
+def is_args(node):
+    return ast.unparse(node) in ("args", "self.args")
 
 
-def declared(nodes):
-    """The flags that calls of parser.flags(…, name=…) and add_argument("--name") declare."""
-    names = set()
-    for node in nodes:
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+def attributes(nodes, context):
+    """Names x of every args.x that is read (ast.Load) or assigned (ast.Store)."""
+    for node in ast.walk(nodes):
+        if not isinstance(node, ast.Attribute) or not is_args(node.value):
             continue
-        if node.func.attr == "flags":
-            names |= {keyword.arg for keyword in node.keywords}
-        elif node.func.attr == "add_argument":
-            given = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            names |= {name.lstrip("-") for name in given}
-    return names
+        if isinstance(node.ctx, context):
+            yield node.attr
 
 
-def declared_by_driver(module):
-    """With those of the functions of flags.py that it calls, and that these call."""
-    shared = {function.name: [*ast.walk(function)] for function in functions("flags.py")}
-    nodes = [*ast.walk(tree(f"{module}.py"))]
-    for node in nodes:  # which grows meanwhile
-        if isinstance(node, ast.Call):
-            nodes += shared.pop(ast.unparse(node.func).removeprefix("flags."), ())
-    return declared(nodes)
+def reads(nodes):
+    """Names x of every args.x and getattr(args, "x", …) that is read."""
+    yield from attributes(nodes, ast.Load)
+    for node in ast.walk(nodes):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            owner, name = node.args[:2]
+            if is_args(owner) and isinstance(name, ast.Constant):
+                yield name.value
 
 
-def reads(node):
-    """Names x of every args.x under `node`; check_flags, which only judges them, aside."""
-    if isinstance(node, ast.FunctionDef) and node.name == "check_flags":
-        return
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("args", "self.args"):
-        yield node.attr
-    for child in ast.iter_child_nodes(node):
-        yield from reads(child)
+def modules_under(script):
+    """The modules that a script imports, and what they import; other scripts and flags.py aside."""
+    found = set()
+    waiting = [script]
+    while waiting:
+        for name in imports(waiting.pop()):
+            if name in MODULES and name not in {*flags.SCRIPTS, "flags", *found}:
+                found.add(name)
+                waiting.append(name)
+    return found
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_every_flag_is_read_and_every_read_flag_declared(driver):
-    flags = declared_by_driver(driver)
-    assert {"output_dir", "do_train", "learning_rate", "max_seq_length"} <= flags
-    read = set(reads(tree(f"{driver}.py")))
-    read_by_all = {name for module in SHARED for name in reads(tree(f"{module}.py"))}
-    unread = flags - read - read_by_all - {"accumulate_gradients"}  # another name of a flag
+def unread_and_undeclared(script, nodes):
+    """Flags that neither the script nor a module under it reads; what the script reads besides."""
+    declared = {flag.name for _, flag in flags.flags_of(script)}
+    read = set(reads(nodes))
+    below = {name for module in modules_under(script) for name in reads(tree(f"{module}.py"))}
+    return declared - read - below, read - declared - set(attributes(nodes, ast.Store))
+
+
+@pytest.mark.parametrize("script", flags.SCRIPTS)
+def test_every_flag_is_read_and_every_read_flag_declared(script):
+    nodes = tree(f"{script}.py")
+    unread, undeclared = unread_and_undeclared(script, nodes)
     assert not unread, "declared, but never read"
-    assert not read - flags, "read, but never declared"
-    # What all share may read what not all declare, as the two ways to say how long to train.
-    assert not read_by_all - set().union(*map(declared_by_driver, DRIVERS))
+    assert not undeclared, "read, but never declared"
+    assert f'flags.Parser("{script}", ' in ast.unparse(nodes).replace("'", '"')
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_help_shows_every_flag_with_its_default(driver, capsys, monkeypatch):
-    module = __import__(driver)
-    with pytest.raises(SystemExit) as end:
-        module.parse_args(["--help"])
-    assert not end.value.code
-    text = capsys.readouterr().out
-    for name in declared_by_driver(driver) - {"accumulate_gradients"}:
-        assert re.search(rf"--{name}\b", text), name
-    assert text.count("(default: ") + text.count("(required)") >= 25
-    assert "use_tpu" not in text and "no_do_train" not in text
+def test_shared_modules_read_only_declared_flags():
+    """What all scripts share may read what not all declare, as the two lengths of training."""
+    declared = {flag.name for group in flags.FLAGS.values() for flag in group}
+    for module in set(MODULES) - flags.SCRIPTS.keys() - {"squad_metrics"}:
+        assert set(reads(tree(f"{module}.py"))) <= declared, module
+
+
+def test_an_unread_and_an_undeclared_flag_are_noticed():
+    """The two tests above can fail."""
+    text = (ROOT / "run_squad.py").read_text("utf-8")
+    assert "args.doc_stride" in text
+    changed = ast.parse(text.replace("args.doc_stride", "args.doc_strides"))
+    assert unread_and_undeclared("run_squad", changed) == ({"doc_stride"}, {"doc_strides"})
 
 
 # --- what goes into the repository ---------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_cased_model(tmp_path, mrpc, call):
     call(run_classifier, *flags, "--do_eval", "--do_lower_case=false").ok()
     refused = call(run_classifier, *flags, "--do_eval")
     assert refused.status == 2
-    assert "was trained with do_lower_case False, but this is True" in refused.err
+    assert "was trained with do_lower_case False, but this run has True" in refused.err
 
 
 def test_google_main_gives_the_same_eval_results(
@@ -281,7 +281,7 @@ def test_accents(tmp_path, call):
             run_classifier, *given, f"--strip_accents={str(apart).lower()}", f"--output_dir={out}"
         )
         assert refused.status == 2
-        assert f"was trained with strip_accents {not apart}, but this is {apart}" in refused.err
+        assert f"was trained with strip_accents {not apart}, but this run has {apart}" in refused.err
 
 
 # --- every task of GLUE --------------------------------------------------------------------------
@@ -453,25 +453,25 @@ def test_own_task_without_code(own, trained, tmp_path, call):
 @pytest.mark.parametrize(
     ("given", "told"),
     (
-        ("--task_name=MRPC", "--labels is for --task_name tsv: mrpc has its own"),
+        ("--task_name=MRPC", "--labels is for --task_name tsv only: mrpc has its own"),
         ("--task_name=MRPC --header=true !labels !text_columns !label_column",
-         "--header is for --task_name tsv: mrpc has its own"),
-        ("--label_column=1", "--label_column 1 is one of --text_columns"),
-        ("--label_column=last", "--task_name tsv needs --label_column, counted from 0"),
+         "--header is for --task_name tsv only: mrpc has its own"),
+        ("--label_column=1", "--label_column 1 is also one of --text_columns"),
+        ("--label_column=last", "--label_column: 'last' is not a whole number"),
         ("!label_column", "--task_name tsv needs --label_column, counted from 0"),
-        ("--text_columns=0,1,3", "--task_name tsv needs --text_columns: one, or two like 0,1, "
-         "from 0 on"),
-        ("--header=no", "--header 'no' is none of auto, true, false"),
-        ("--labels=same", "--labels same are not two or more different names"),
-        ("--labels=same,same", "--labels same,same are not two or more different names"),
-        ("!labels", "--task_name tsv needs --labels, like no,yes; column 2 of {train} holds "
+        ("--text_columns=0,1,3", "--text_columns '0,1,3' is not a column or two, counted from 0, "
+         "as in 0,1"),
+        ("--header=no", "--header is 'no'; use one of auto, true, false"),
+        ("--labels=same", "--labels same must be two or more different names"),
+        ("--labels=same,same", "--labels same,same must be two or more different names"),
+        ("!labels", "--task_name tsv needs --labels, as in no,yes; column 2 of {train} holds "
          "same (10), different (3)"),
         ("--labels=different,equal",
-         "{train}:{line}: the label 'same' is none of different, equal"),
-        ("--text_columns=0,5", "{train}:1 has 3 columns, not 6 or more: columns are parted by tabs "
-         "and counted from 0"),
-        ("--seeds=1", "--seeds '1' is not a list of numbers like 1,2,3,4,5"),
-        ("--seeds=1,x", "--seeds '1,x' is not a list of numbers like 1,2,3,4,5"),
+         "{train}:{line}: the label 'same' is not one of different, equal"),
+        ("--text_columns=0,5", "{train}:1: expected at least 6 columns, found 3: columns are "
+         "separated by tabs and counted from 0"),
+        ("--seeds=1", "--seeds '1' is not a list of two or more numbers, as in 1,2,3,4,5"),
+        ("--seeds=1,x", "--seeds '1,x' is not a list of two or more numbers, as in 1,2,3,4,5"),
         ("--seeds=1,2,1", "--seeds 1,2,1 names a seed twice"),
         ("--seeds=1,2 --no_do_eval", "--seeds needs --do_train and --do_eval"),
     ),
@@ -492,7 +492,7 @@ def test_mistakes(given, told, own, tmp_path, call):
 
 
 def test_own_processor_in_ten_lines(own, trained, tmp_path):
-    """As the README shows it: a file outside the project, which knows where the project is."""
+    """As docs/classify.md shows it: a file outside the project, which knows where the project is."""
     script = tmp_path / "my_task.py"
     script.write_text(
         "import run_classifier\n\n\n"
@@ -569,7 +569,7 @@ def test_nothing_of_an_earlier_best_stays(tmp_path):
         for file in files:
             (tmp_path / name / file).write_text(name)
     names = run_classifier.files_of(MrpcProcessor()).keys()
-    run_classifier.keep_best(str(tmp_path / "best"), str(tmp_path / "out"), names)
+    run_classifier.copy_best(str(tmp_path / "best"), str(tmp_path / "out"), names)
     left = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert left == {"pytorch_model.bin": "best", "run.json": "best", "notes": "out"}
 
@@ -641,7 +641,7 @@ def test_seeds_do_not_replace_another_run(task, trained, call):
     before = {path: path.read_bytes() for path in trained.iterdir()}
     outcome = call(run_classifier, *task, "--do_train", "--do_eval", "--seeds=1,2",
                    f"--output_dir={trained}")  # fmt: skip
-    assert outcome.status == 2 and "of another run, whose place the best seed's" in outcome.err
+    assert outcome.status == 2 and "of another run, which the best seed's would replace" in outcome.err
     assert before == {path: path.read_bytes() for path in trained.iterdir()}
 
 

@@ -25,7 +25,7 @@ import checkpoint
 import run_pretraining
 import training
 from data import step_examples
-from instances import InstanceFile, checked_row, encode_instance, write_instances
+from instances import InstanceFile, Instances, checked_row, encode_instance, write_instances
 from modeling import BertConfig, BertForPreTraining, load_weights
 from optimization import create_optimizer
 
@@ -88,7 +88,9 @@ def test_evaluation_gives_googles_figures(pretrained, goldens):
     truth = np.load(goldens / "pretrain_loss.npz")
     rows = list(golden_rows(truth))
     with torch.inference_mode():
-        judged = run_pretraining.judge(pretrained.eval(), run_pretraining.make_batch(rows, 8))
+        judged = run_pretraining.score_instances(
+            pretrained.eval(), run_pretraining.make_batch(rows)
+        )
     masked = truth["in_masked_lm_weights"].flatten() > 0
     assert worst(
         np.concatenate([row[:-1, 0] for row in judged]), truth["masked_lm_example_loss"][masked]
@@ -109,12 +111,12 @@ def test_parts_add_up_to_googles_loss_and_norm(pretrained, goldens, cuts):
     rows = list(golden_rows(truth))
     parts = [rows[begin:end] for begin, end in zip((0, *cuts), cuts)]
     runtime = training.Runtime(torch.device("cpu"))
-    total = training.step_denominators(runtime, parts, 8, run_pretraining.weight_of)
+    total = training.step_totals(runtime, Instances, parts, 8)
     model = without_dropout(BertForPreTraining, pretrained)
     optimizer = create_optimizer(model, 1e-4, 6, 2)
     loss = 0.0
     for part in parts:
-        part_loss = run_pretraining.compute_loss(model, run_pretraining.make_batch(part, total))
+        part_loss = run_pretraining.compute_loss(model, run_pretraining.make_batch(part), total)
         part_loss.backward()
         loss += part_loss.item()
     assert loss == pytest.approx(truth["train_loss"][0], abs=4e-6)
@@ -126,15 +128,15 @@ def test_uneven_replicas_give_the_whole_batchs_loss(tiny_model_without_dropout, 
     """As DataParallel on several GPUs: the loss is the mean over examples, not over replicas."""
     file = InstanceFile(corpus / "6.instances")
     rows = [checked_row(file, index, file.vocab_size) for index in range(len(file))]
-    weight = torch.tensor(sum(map(run_pretraining.weight_of, rows)))
-    batch = run_pretraining.make_batch(rows, (len(rows), weight))
+    weight = torch.tensor(sum(map(Instances.weight_of, rows)))
+    batch = run_pretraining.make_batch(rows)
+    totals = training.StepTotals(len(rows), weight)
     config = BertConfig.from_json_file(tiny_model_without_dropout / "bert_config.json")
     model = BertForPreTraining(config)
-    loss = run_pretraining.compute_loss(model, batch).item()
-    assert run_pretraining.compute_loss(Replicas(model, devices), batch).item() == pytest.approx(
-        loss
-    )
-    inputs, *masked, labels, _ = batch
+    loss = run_pretraining.compute_loss(model, batch, totals).item()
+    replicated = run_pretraining.compute_loss(Replicas(model, devices), batch, totals)
+    assert replicated.item() == pytest.approx(loss)
+    inputs, *masked, labels = batch
     whole, _ = model(*inputs, *masked, labels)  # the model's own loss
     assert loss == pytest.approx(whole.item())
 
@@ -256,7 +258,7 @@ def test_ranks_over_eight_shards(ranks, alone, exact_command, tmp_path, call):
     for name in ("checkpoint-5.pt", "training_log.jsonl"):
         shutil.copy(out / name, tmp_path / "one")
     again = call(run_pretraining, *exact_command, f"--output_dir={tmp_path / 'one'}").ok()
-    assert f"going on from {tmp_path}/one/checkpoint-5.pt" in again.out
+    assert f"resuming from {tmp_path}/one/checkpoint-5.pt" in again.out
     assert_close(tmp_path / "one", alone)
 
 
@@ -280,7 +282,7 @@ def test_sigkill_within_an_epoch(tiny_model, corpus, tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert 9 <= log.read_bytes().count(b"\n") < 40 and not (killed / "pytorch_model.bin").exists()
     again = run("run_pretraining.py", *flags, f"--output_dir={killed}").ok()
-    assert f"going on from {killed}/checkpoint-" in again.out
+    assert f"resuming from {killed}/checkpoint-" in again.out
     assert_same_weights(killed, whole)
     assert losses(killed) == losses(whole)
     assert results(killed) == results(whole)
@@ -305,16 +307,16 @@ def test_output_dir_is_self_contained(tiny_model, corpus, tmp_path, call):
         "pytorch_model.bin", "bert_config.json", "vocab.txt", "run.json", "training_log.jsonl",
         "report.html", f"checkpoint-{STEPS}.pt",
     }  # fmt: skip
-    facts = checkpoint.read_run(str(out))
+    facts = checkpoint.read_metadata(str(out))
     assert facts["script"] == "run_pretraining.py" and facts["global_step"] == STEPS
     assert facts["do_lower_case"] is True
     # A checkpoint's step is its own, wherever the run ended.
     (out / f"checkpoint-{STEPS}.pt").rename(tmp_path / "checkpoint-2.pt")
-    assert checkpoint.read_run(str(tmp_path / "checkpoint-2.pt")) == {"global_step": 2}
+    assert checkpoint.read_metadata(str(tmp_path / "checkpoint-2.pt")) == {"global_step": 2}
     shutil.copy(tmp_path / "checkpoint-2.pt", out / f"checkpoint-{STEPS}.pt")
     shutil.copy(out / "run.json", tmp_path)
     facts["global_step"] = 2
-    assert checkpoint.read_run(str(tmp_path / "checkpoint-2.pt")) == facts
+    assert checkpoint.read_metadata(str(tmp_path / "checkpoint-2.pt")) == facts
     # Its weights, heads and all, start another run, whose files of instances are other ones.
     more = [flag for flag in command(tiny_model, corpus / "1.instances") if "=" in flag]
     outcome = call(
@@ -365,8 +367,8 @@ def bad(corpus, tiny_model, tmp_path_factory):
     (
         ("x*", (), "--input_file {bad}/x*: no such file"),
         ("0.instances,y", (), "--input_file y: no such file"),
-        ("none", (), "--input_file {bad}/none has no instance"),
-        ("nothing", (), "--input_file {bad}/nothing has no instance"),
+        ("none", (), "--input_file {bad}/none contains no instances"),
+        ("nothing", (), "--input_file {bad}/nothing contains no instances"),
         ("cut", (), "{bad}/cut is damaged or cut short: create it again"),
         ("text", (), "{bad}/text: record 0: damaged, cut short, or not of an uncompressed "
          "TFRecord file"),

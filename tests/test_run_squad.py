@@ -210,11 +210,11 @@ def test_report_says_what_was_answered(trained, squad):
     assert 100 * right / len(answers) == pytest.approx(float(results(trained)["exact_match"]))
 
 
-def test_judge():
+def test_score_question():
     context = "Jim \t 😀 Henson\nmade Kermit, and Jim  Henson knew."
     gold = {"text": "Jim  Henson", "answer_start": 32}
     answer = Answer("Jim Henson", 6, [], None)
-    judged = run_squad.judge(
+    judged = run_squad.score_question(
         {"id": "a", "question": "Who?", "answers": [gold, {"text": "frog"}]}, context, answer
     )
     assert judged == {
@@ -224,9 +224,9 @@ def test_judge():
     }  # fmt: skip
     assert context[judged["start"] :].startswith("Jim  Henson")
     impossible = {"id": "a", "question": "Who?", "answers": [], "is_impossible": True}
-    judged = run_squad.judge(impossible, context, answer)
+    judged = run_squad.score_question(impossible, context, answer)
     assert (judged["gold"], judged["exact"], judged["f1"]) == ([], False, 0.0)
-    judged = run_squad.judge(impossible, context, Answer("", None, [], 0.0))
+    judged = run_squad.score_question(impossible, context, Answer("", None, [], 0.0))
     assert (judged["start"], judged["exact"], judged["f1"]) == (None, True, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""squad_data.py: features and answers against Google's, and what users get wrong."""
+"""squad_data.py: features and answers against Google's, and mistakes in users' files."""
 
 import copy
 import hashlib
@@ -42,7 +42,7 @@ def small_tokenizer(tmp_path_factory):
 
 
 def squad(context, *qas):
-    """A dataset of one paragraph; each question is a dict that needs no id."""
+    """A dataset of one paragraph; each question is a dict, with an id if it has none: q0, q1, …."""
     qas = [{"id": f"q{index}", "question": "who was a?", **qa} for index, qa in enumerate(qas)]
     return {"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}
 
@@ -58,7 +58,7 @@ def save(tmp_path, dataset):
 
 
 def padded(feature, max_seq_length):
-    """The feature as Google's: lists, padded with zeros."""
+    """The feature as Google's: lists, padded with zeros to `max_seq_length`."""
     fields = dict(vars(feature))
     for name in "input_ids", "input_mask", "segment_ids":
         row = fields[name].tolist()
@@ -92,7 +92,8 @@ def test_feature_hashes(name, mode, goldens, golden_tools, squad_dir, tokenizers
 @pytest.mark.parametrize("mode", ["train_{}_f39e881", "predict_{}_fe35475"])
 @pytest.mark.parametrize("file", ["train", "dev"])
 def test_feature_rows(file, mode, sizes, goldens, golden_tools, squad_dir, tokenizers):
-    name = f"squad_features_{file}_{mode.format(sizes)}.json.gz"  # both commits predict the same
+    # For prediction, both of Google's commits give the same features.
+    name = f"squad_features_{file}_{mode.format(sizes)}.json.gz"
     golden = golden_tools.load_json_gz(goldens / name)
     meta = golden["meta"]
     examples = read_squad_examples(squad_dir / meta["file"], meta["is_training"])
@@ -114,7 +115,8 @@ def _example_row(example):
 @pytest.mark.parametrize("mode", ["train", "predict"])
 def test_nasty_features(mode, goldens, golden_tools, tokenizers):
     golden = golden_tools.load_json_gz(goldens / f"nasty_squad_features_{mode}_f39e881.json.gz")
-    lines, path = [], goldens / f"nasty_squad_{mode}.json"
+    path = goldens / f"nasty_squad_{mode}.json"
+    lines = []
     examples = read_squad_examples(path, mode == "train", log=lines.append)
     assert [_example_row(example) for example in examples] == golden["examples"]
     skipped = golden["meta"]["skipped_qas_ids"]
@@ -140,6 +142,7 @@ def test_predictions(run, goldens, golden_tools, squad_dir, tokenizers, tmp_path
     golden = golden_tools.load_json_gz(goldens / "squad_predictions_f39e881.json.gz")
     golden = {key: value for key, value in golden.items() if key.startswith(f"{run}|")}
     assert golden
+
     name, case, _ = run.split("_")
     files = {"dev": squad_dir / "dev-v1.1.json", "nasty": goldens / "nasty_squad_predict.json"}
     examples = read_squad_examples(files[name], is_training=False)
@@ -165,7 +168,7 @@ def test_predictions(run, goldens, golden_tools, squad_dir, tokenizers, tmp_path
             null_score_diff_threshold=expected["null_score_diff_threshold"],
             log=lines.append,
         )
-        assert len(lines) == bool(blank)
+        assert len(lines) == (1 if blank else 0)
         predictions = json.loads(paths[0].read_text())
         assert {qas_id: answer.text for qas_id, answer in returned.items()} == predictions
         assert _as_google(paths[0], blank) == expected["predictions_text"], key
@@ -191,7 +194,10 @@ def _golden_logits(golden_tools, goldens, run, kind, seed, num_features):
 
 
 def _as_google(path, blank):
-    """The file with "empty" where a context without tokens is answered with "" (DESIGN: exempt)."""
+    """The file's text, with "empty" for the answer "" to a question whose context has no tokens.
+
+    This is the one difference from Google's answers.
+    """
     content = json.loads(path.read_text())
     for qas_id in blank:
         if isinstance(content[qas_id], str):
@@ -221,7 +227,7 @@ def _assert_same_nbest(nbest, expected):
 
 
 def plain_logits(features, spans):
-    """Results with all logits 0 but 5 at the (start, end) that `spans` gives for each feature."""
+    """Results whose logits are 5 at each feature's (start, end) in `spans`, and 0 elsewhere."""
     results = []
     for feature, (start, end) in zip(features, spans):
         start_logits, end_logits = np.zeros((2, len(feature.tokens)))
@@ -231,7 +237,7 @@ def plain_logits(features, spans):
 
 
 def predict(tmp_path, examples, features, results, n_best_size=20, **options):
-    """(answers, n-best lists, null odds) as read from the files."""
+    """Returns [answers, n-best lists, null odds], read from the files; None for an absent file."""
     paths = [tmp_path / f"{name}.json" for name in ("answers", "nbest", "odds")]
     options = {"max_answer_length": 30, "do_lower_case": True, "log": lambda line: None, **options}
     args = options.pop("max_answer_length"), options.pop("do_lower_case")
@@ -256,7 +262,7 @@ def test_unpadded_logits_give_the_answers_of_padded_ones(tmp_path, small_tokeniz
 
 
 def test_padding_is_ranked_too(tmp_path, small_tokenizer):
-    """As Google: the best n_best_size positions count, also where they are padding."""
+    """As Google: the n_best_size best positions are taken, even if they are padding."""
     examples = [SquadExample("q0", "who?", ["a", "b"])]
     features = convert_examples_to_features(examples, small_tokenizer, 16, 3, 5, False)
     logits = np.zeros(16)
@@ -278,7 +284,7 @@ def test_results_in_any_order_and_as_float32(tmp_path, small_tokenizer):
     assert predict(tmp_path, examples, features, narrow) == [answers, nbest, odds]
 
 
-def test_answers_longer_than_the_limit_are_no_candidates(tmp_path, small_tokenizer):
+def test_answers_longer_than_the_limit_are_not_candidates(tmp_path, small_tokenizer):
     examples = [SquadExample("q0", "who?", WORDS)]
     features = convert_examples_to_features(examples, small_tokenizer, 13, 3, 5, False)
     results = plain_logits(features, [(4, 8)])
@@ -300,7 +306,8 @@ def test_version_2_null_answers(tmp_path, small_tokenizer):
         tmp_path, examples, features, results, null_score_diff_threshold=10.0, **options
     )[0]
     assert answers["q0"] != ""
-    # A window without any candidate: Google's code raises AttributeError.
+
+    # A window without any candidate, for which Google's code raises AttributeError.
     options["max_answer_length"], options["n_best_size"] = 1, 1
     results = plain_logits(features, [(5, 4)])
     answers, nbest, odds = predict(tmp_path, examples, features, results, **options)
@@ -309,7 +316,7 @@ def test_version_2_null_answers(tmp_path, small_tokenizer):
 
 
 def test_version_2_can_list_one_more(tmp_path, small_tokenizer):
-    """As Google: the null answer comes on top of the n_best_size best."""
+    """As Google: the null answer is added to the n_best_size best ones."""
     examples = [SquadExample("q0", "who?", WORDS)]
     features = convert_examples_to_features(examples, small_tokenizer, 13, 3, 5, False)
     start_logits, end_logits = np.zeros((2, len(features[0].tokens)))
@@ -354,7 +361,7 @@ def test_get_final_text(pred_text, orig_text, lower, expected):
     assert get_final_text(pred_text, orig_text, lower) == expected
 
 
-def test_get_final_text_strips_accents_as_the_tokenizer_does():
+def test_get_final_text_strips_accents_like_the_tokenizer():
     for pred_text, strip_accents in (("cafe", None), ("cafe", True), ("café", False)):
         assert get_final_text(pred_text, "(Café)", True, strip_accents=strip_accents) == "Café"
         other = not (strip_accents is None or strip_accents)
@@ -365,7 +372,7 @@ def test_get_final_text_strips_accents_as_the_tokenizer_does():
                           st.sampled_from([" ", "  ", "\t", "\n \u202f"])), min_size=1, max_size=9),
        st.data())  # fmt: skip
 def test_find_answer(words, data):
-    """Also where the words are there before, and the paragraph's white space is another."""
+    """Even if the words occur earlier too, and if the paragraph has other white space."""
     first = data.draw(st.integers(0, len(words) - 1))
     last = data.draw(st.integers(first, len(words) - 1))
     text = " ".join(word for word, _ in words[first : last + 1])
@@ -379,7 +386,7 @@ def test_find_answer(words, data):
     assert squad_data.find_answer(context, squad_data.Answer("empty", None, [], None)) is None
 
 
-def test_get_final_text_says_why(capsys):
+def test_get_final_text_prints_the_reason(capsys):
     for pred_text in "x", "steve ":
         get_final_text(pred_text, "Steve Smith", True)
         assert capsys.readouterr().out == ""
@@ -388,7 +395,7 @@ def test_get_final_text_says_why(capsys):
 
 
 def aligned_text(pred_text, orig_text, do_lower_case):
-    """`get_final_text`, the long way: each character without spaces has its partner's index."""
+    """`get_final_text` in a slow way: matches the texts' characters other than spaces by index."""
     tokens = tokenization.BasicTokenizer(do_lower_case).tokenize(orig_text)
     tok_text = " ".join(tokens)
     first = tok_text.find(pred_text)
@@ -420,13 +427,13 @@ def test_get_final_text_is_the_alignment(words, data, lower):
 
 
 def naive_max_context(spans, position):
-    """The window's index, by the definition (Google's `_check_is_max_context`)."""
+    """The index of the window with the most context, as by Google's `_check_is_max_context`."""
     scores = {}
     for index, (start, length) in enumerate(spans):
         end = start + length - 1
         if start <= position <= end:
             scores[index] = min(position - start, end - position) + 0.01 * length
-    return max(scores, key=scores.get)  # the first of equals
+    return max(scores, key=scores.get)  # the first wins a tie
 
 
 def test_max_context_is_the_definition():
@@ -474,7 +481,8 @@ def test_features_of_a_small_text(tmp_path, small_tokenizer):
         range(1000000000, 1000000000 + len(features))
     )
     assert [feature.doc_span_index for feature in features] == list(range(len(features)))
-    # The maps are like dicts.
+
+    # The maps behave like dicts.
     assert dict(second.token_to_orig_map) == {5: 0, 6: 1, 7: 2, 8: 2, 9: 2, 10: 2}
     assert 4 not in second.token_to_orig_map and 11 not in second.token_to_orig_map
     assert sorted(second.token_is_max_context) == list(range(5, 11))
@@ -488,7 +496,7 @@ def test_features_of_a_small_text(tmp_path, small_tokenizer):
 
 
 def test_a_paragraph_is_tokenized_once(small_tokenizer, monkeypatch):
-    """However its questions are ordered; and its features share what they can."""
+    """Whatever the order of its questions; and its features share their arrays."""
     first, second = list("abc"), list("abc")
     examples = [SquadExample(str(i), "who?", (first, second)[i % 2]) for i in range(6)]
     tokenized = []
@@ -529,7 +537,7 @@ def test_long_context_takes_linear_time(tmp_path, small_tokenizer):
         ((-5, 3, 5), "--max_seq_length -5 "),
     ],
 )
-def test_sizes_that_do_not_work(small_tokenizer, sizes, message):
+def test_impossible_sizes(small_tokenizer, sizes, message):
     examples = [SquadExample("q0", "who was a?", ["a", "b"])]
     with pytest.raises(ValueError, match=message) as error:
         convert_examples_to_features(examples, small_tokenizer, *sizes, False)
@@ -540,7 +548,7 @@ def test_sizes_that_do_not_work(small_tokenizer, sizes, message):
 # The reader
 
 
-def test_words_end_where_google_says(tmp_path):
+def test_words_end_where_googles_do(tmp_path):
     context = " \u202fa\u00a0b\tc\r\n\u2003d\x0be  f\x00\u2028g "
     path = save(tmp_path, squad(context, {"answers": "ignored"}))
     (example,) = read_squad_examples(path, is_training=False)
@@ -556,11 +564,11 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     assert (example.doc_tokens, example.start_position) == (["a", "b"], 1)
 
 
-def test_what_is_skipped_is_told(tmp_path):
+def test_skipped_questions_are_reported(tmp_path):
     dataset = squad(
         "alpha beta gamma",
         answer("beta", 6),
-        answer("beta", 12),  # not there
+        answer("beta", 12),  # another word is there
         answer("gamma", 11 + 10),  # begins beyond the context
         answer("gamma", 12),  # ends beyond it
         answer("beta", 10**30),
@@ -570,7 +578,8 @@ def test_what_is_skipped_is_told(tmp_path):
         {"context": context, "qas": [{"id": f"x{i}", "question": "?", **answer("", 0)}]}
         for i, context in enumerate(["", " \n"])
     ]
-    path, lines = save(tmp_path, dataset), []
+    path = save(tmp_path, dataset)
+    lines = []
     examples = read_squad_examples(path, is_training=True, log=lines.append)
     assert [(e.qas_id, e.start_position, e.end_position) for e in examples] == [
         ("q0", 1, 1),
@@ -591,7 +600,7 @@ def test_version_2_training(tmp_path, small_tokenizer):
             "a b c",
             {"answers": [], "is_impossible": True},
             {**answer("b", 2), "is_impossible": False},
-            {**answer("b", 0), "is_impossible": True},  # a plausible answer is not looked at
+            {**answer("b", 0), "is_impossible": True},  # the plausible answer is ignored
         ),
     )
     examples = read_squad_examples(path, True, version_2_with_negative=True)
@@ -610,7 +619,7 @@ def test_blank_contexts_give_no_features(tmp_path, small_tokenizer):
         path = save(tmp_path, squad(context, answer("a", 0)))
         examples = read_squad_examples(path, is_training=False)
         assert convert_examples_to_features(examples, small_tokenizer, 20, 3, 5, False) == []
-    # Only its words have no tokens: the example is kept, and has no window to learn from.
+    # The context has a word, but no tokens: the example is kept, and gives no features.
     path = save(tmp_path, squad("\u200b", answer("\u200b", 0)))
     examples = read_squad_examples(path, is_training=True)
     assert len(examples) == 1
@@ -621,7 +630,7 @@ ONE = squad("a b", answer("b", 2))
 
 
 def changed(key, value, dataset=ONE):
-    """The dataset with every `key` set to `value`, or without it where that is None."""
+    """The dataset with every `key` set to `value`, or removed if `value` is None."""
     if isinstance(dataset, list):
         return [changed(key, value, item) for item in dataset]
     if not isinstance(dataset, dict):
@@ -651,16 +660,19 @@ QA = "data[0].paragraphs[0].qas[0]"
         (changed("id", 5), f'{QA}: "id" is not a string'),
         (changed("question", ["x"]), f"{QA} (id 'q0'): \"question\" is not a string"),
         (changed("answers", None), f"{QA} (id 'q0'): \"answers\" is missing"),
-        (changed("answers", []), "(id 'q0'): for training, each question should have exactly 1 "),
+        (changed("answers", []), "(id 'q0'): a question for training must have exactly 1 "),
         (changed("answers", ["b"]), '.answers[0]: not an object with "text"'),
         (changed("text", None), '.answers[0]: "text" is missing'),
         (changed("answer_start", "2"), '"answer_start" is not a whole number'),
         (changed("answer_start", 2.0), '"answer_start" is not a whole number'),
         (changed("answer_start", True), '"answer_start" is not a whole number'),
-        (squad("a b", {"answers": 2 * answer("b", 2)["answers"]}), "exactly 1 answer, not 2"),
+        (
+            squad("a b", {"answers": 2 * answer("b", 2)["answers"]}),
+            "exactly 1 answer, this one has 2",
+        ),
         (
             squad("a b", {"answers": [], "is_impossible": True}),
-            "exactly 1 answer, not 0; it is_impossible: pass --version_2_with_negative",
+            "exactly 1 answer, this one has 0; it is_impossible: pass --version_2_with_negative",
         ),
         (squad("a", {**answer("a", 0), "id": "x"}, {**answer("a", 0), "id": "x"}), "the same id"),
     ],
@@ -710,7 +722,7 @@ def mostly(strategy):
 
 
 def record(**fields):
-    """An object with the fields, each mostly as it should be and sometimes missing."""
+    """An object with these fields, each usually valid and sometimes missing."""
     whole = st.fixed_dictionaries({name: mostly(value) for name, value in fields.items()})
     partial = st.fixed_dictionaries({}, optional={n: mostly(v) for n, v in fields.items()})
     return whole | whole | whole | partial
@@ -736,15 +748,18 @@ SQUAD = record(
     max_examples=300,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_only_value_errors_come_out(tmp_path, small_tokenizer, dataset, is_training, version_2):
-    path, lines = save(tmp_path, dataset), []
+def test_wrong_files_raise_only_value_errors(
+    tmp_path, small_tokenizer, dataset, is_training, version_2
+):
+    path = save(tmp_path, dataset)
+    lines = []
     try:
         examples = read_squad_examples(path, is_training, version_2, log=lines.append)
     except ValueError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)
         return
     assert all("\n" not in line for line in lines)
-    # What was read can be used.
+    # What the reader returns can be used.
     features = convert_examples_to_features(examples, small_tokenizer, 9, 1, 2, is_training)
     for feature in features:
         assert (feature.start_position is not None) == is_training

@@ -1,4 +1,4 @@
-"""squad_metrics.py against what the official scripts give, and its command."""
+"""squad_metrics.py against the results of the official scripts, and as a command."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ SCRIPT = Path(squad_metrics.__file__)
 
 
 def squad(*questions):
-    """A dataset of one paragraph; each question is a dict, its id counted if not given."""
+    """A dataset of one paragraph; each question is a dict, with an id if it has none: q0, q1, …."""
     qas = [{"id": f"q{index}", "question": "?", **qa} for index, qa in enumerate(questions)]
     return {"data": [{"paragraphs": [{"context": "text", "qas": qas}]}]}
 
@@ -39,7 +39,7 @@ def test_official_scores(name, goldens, golden_tools, squad_dir, capsys):
         assert list(result) == list(golden["official"])
         return
     expected = {key: golden[key] for key in ("exact_match", "f1", "total")}
-    # Not equal bit for bit: since Python 3.12 sum() rounds better than the official scripts' loops.
+    # Not bit for bit: since Python 3.12, sum() rounds better than the official scripts' loops.
     assert result == pytest.approx(expected, rel=1e-13)
     fewer = dict(list(predictions.items())[7:])
     assert evaluate(dataset, fewer) == pytest.approx(golden["without_first_seven"], rel=1e-13)
@@ -91,7 +91,7 @@ def test_version_2_empty_answers():
     }
 
 
-def test_version_2_only_answerable_has_no_noans():
+def test_version_2_without_unanswerable_questions():
     result = evaluate(squad({**answers("cat"), "is_impossible": False}), {"q0": "cat"})
     assert "HasAns_exact" in result and "NoAns_exact" not in result
 
@@ -104,16 +104,18 @@ def test_version_2_unanswered_scores_0(capsys):
 
 
 def test_null_odds_best_threshold(goldens, golden_tools, squad_dir):
-    """The best scores are those of the best threshold, found by trying each of them."""
+    """Compared with a search that evaluates the dataset at every threshold."""
     golden = golden_tools.load_json_gz(goldens / "squad_metrics.json.gz")["dev-v2.0.json"]
     dataset = json.loads((squad_dir / "dev-v2.0.json").read_text(encoding="utf-8"))
     dataset["data"] = dataset["data"][:1]
     ids = [q["id"] for a in dataset["data"] for p in a["paragraphs"] for q in p["qas"]]
     predictions = {qas_id: golden["predictions"][qas_id] for qas_id in ids}
-    # Distinct odds, no answer more often where the prediction is "".
+    # Distinct odds, lower on average for questions with a prediction.
     odds = {qas_id: (i * 37 % 101 + i / 1000) / 100 for i, qas_id in enumerate(ids)}
     for qas_id in ids:
-        odds[qas_id] -= 0.5 * bool(predictions[qas_id])
+        if predictions[qas_id]:
+            odds[qas_id] -= 0.5
+
     result = evaluate(dataset, predictions, odds)
     for name in "exact", "f1":
         score_at = {}
@@ -126,7 +128,7 @@ def test_null_odds_best_threshold(goldens, golden_tools, squad_dir):
         assert max(score_at.values()) > min(score_at.values())
 
 
-def test_null_odds_of_more_than_1_count_as_no_answer():
+def test_null_odds_above_1_count_as_no_answer():
     dataset = squad(answers_2(), answers_2("cat"), answers_2("dog"))
     predictions = {"q0": "x", "q1": "cat", "q2": "dog"}
     result = evaluate(dataset, predictions, {"q0": 1.5, "q1": 1.25, "q2": 1})
@@ -136,12 +138,12 @@ def test_null_odds_of_more_than_1_count_as_no_answer():
     assert list(result)[-4:] == ["best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"]
 
 
-def test_null_odds_none_better_than_silence():
+def test_null_odds_if_answering_nothing_is_best():
     result = evaluate(squad(answers_2(), answers_2()), {"q0": "x", "q1": ""}, {"q0": 0, "q1": -1})
     assert result["best_f1"] == 100.0 and result["best_f1_thresh"] == 0.0
 
 
-NOT_SQUAD = "the dataset is not SQuAD"
+NOT_SQUAD = "the dataset is not a SQuAD file"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ NOT_SQUAD = "the dataset is not SQuAD"
         (squad(answers()), {"q0": ""}, None, "'q0' of the dataset has no answer"),
         (squad(answers("x")), ["x"], None, "predictions must"),
         (squad(answers("x")), {"q0": None}, None, "predictions must"),
-        (squad(answers("x")), {"q0": "x"}, {"q0": 0.5}, "null odds belong to SQuAD 2.0"),
+        (squad(answers("x")), {"q0": "x"}, {"q0": 0.5}, "null odds are for SQuAD 2.0"),
         (squad(answers_2("x")), {"q0": "x"}, {"q1": 0.5}, "null odds lack question 'q0'"),
         (squad(answers_2("x")), {"q0": "x"}, {"q0": "y"}, "null odds must"),
     ],
@@ -190,13 +192,20 @@ def test_command(tmp_path):
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[" * 100000, b"[]"])
 def test_command_mistakes(tmp_path, content):
-    dataset, predictions = tmp_path / "d.json", tmp_path / "p.json"
+    dataset = tmp_path / "d.json"
     dataset.write_text(json.dumps(squad(answers("x"))))
+    predictions = tmp_path / "p.json"
     predictions.write_bytes(content)
-    for paths in (dataset, predictions), (predictions, dataset), (dataset, tmp_path / "none.json"):
-        done = run(*paths)
+    absent = tmp_path / "absent.json"
+
+    for arguments, named in (
+        ((predictions, dataset), (predictions, dataset)),
+        ((dataset, predictions), (dataset, predictions)),
+        ((dataset, absent), (absent,)),
+    ):
+        done = run(*arguments)
         assert done.returncode == 2
         assert done.stdout == ""
         assert done.stderr.startswith("squad_metrics.py: error: ")
         assert done.stderr.count("\n") == 1
-        assert all(str(path) in done.stderr for path in paths)
+        assert all(str(path) in done.stderr for path in named)

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: read and written as TensorFlow does, and never believed blindly."""
+"""TensorFlow's checkpoints: read and written as TensorFlow does, and never trusted blindly."""
 
 import resource
 import shutil
@@ -57,7 +57,7 @@ def copy(prefix, folder):
     return str(folder / "model.ckpt")
 
 
-# --- a writer of hostile indexes, which knows nothing of the code under test ---
+# --- a writer of hostile indexes, independent of the code under test ---
 
 
 def number(value):
@@ -78,14 +78,14 @@ def checksum(data):
 
 
 def raw_block(pairs, kind=0, restarts=b"\0\0\0\0\1\0\0\0"):
-    """(shared, key without what it shares, value) -> a block with a valid checksum."""
+    """(shared length, rest of the key, value) -> a block with a valid checksum."""
     data = b"".join(number(s) + number(len(k)) + number(len(v)) + k + v for s, k, v in pairs)
     data += restarts
     return data + bytes([kind]) + checksum(data + bytes([kind]))
 
 
 def write_index(prefix, *blocks, handles=None, magic=MAGIC):
-    """A table of whole blocks."""
+    """Writes a table of complete blocks."""
     data, places = b"", []
     for block in (*blocks, raw_block([])):
         places.append(number(len(data)) + number(len(block) - 5))
@@ -109,7 +109,7 @@ def entry(dtype=1, shape=(2,), shard=0, offset=0, size=8, crc=b"\0\0\0\0", extra
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A function: entries -> the opened checkpoint, beside a shard of 100 bytes."""
+    """A function that opens a checkpoint of given entries, with a shard of 100 bytes."""
     (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(range(100)))
 
     def opened(*entries, **options):
@@ -140,7 +140,7 @@ def test_unknown_name(small):
 
 
 def test_lazy_pairs_in_any_order_and_layout(tmp_path):
-    """Pairs are taken one by one; transposed and big-endian arrays are stored plainly."""
+    """Pairs are taken one by one; transposed and big-endian arrays are stored in plain layout."""
     array = RNG.standard_normal((13, 7)).astype(np.float32)
     taken = []
 
@@ -150,7 +150,7 @@ def test_lazy_pairs_in_any_order_and_layout(tmp_path):
             yield name, value
 
     write_checkpoint(tmp_path / "x", pairs())
-    assert taken == [1, 1, 1]  # The shard was open already.
+    assert taken == [1, 1, 1]  # The shard was already open when each pair was taken.
     checkpoint = Checkpoint(tmp_path / "x")
     assert same(checkpoint["z"], np.ascontiguousarray(array.T))
     assert same(checkpoint["a"], array) and same(checkpoint["m"], np.ascontiguousarray(array[::2]))
@@ -196,7 +196,7 @@ def test_many_blocks(tmp_path):
 
 
 def test_memory_is_given_back(tmp_path):
-    """Reading 20 variables of 16 MB one after the other keeps none of them."""
+    """Reading 20 variables of 16 MB one after the other keeps none of them in memory."""
     block = np.ones(2**22, np.float32)
     write_checkpoint(tmp_path / "x", ((f"v{n}", block) for n in range(20)))
 
@@ -210,9 +210,8 @@ def test_memory_is_given_back(tmp_path):
         array = checkpoint[name]
         most = max(most, resident() - before)
         del array
-    assert (
-        15e6 < most < 40e6
-    )  # One variable at a time is in memory; the checksum touches all of it.
+    # One variable at a time is in memory, and all of it, because of its checksum.
+    assert 15e6 < most < 40e6
 
 
 # --- against TensorFlow ---
@@ -363,7 +362,7 @@ def test_other_kinds_of_files(tmp_path, small):
     for name in ("bert.tar.gz", "bert.tar"):
         with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
             archive.add(__file__, "a")
-    shutil.copy(small + ".index", tmp_path / "v1.ckpt")  # A V1 checkpoint is such a table.
+    shutil.copy(small + ".index", tmp_path / "v1.ckpt")  # A V1 checkpoint is such a table, too.
     shutil.copy(small + ".data-00000-of-00001", tmp_path / "x.data-00000-of-00001")
     (tmp_path / "x.meta").write_bytes(b"\x0a\x00graph")
     (tmp_path / "x.txt").write_bytes(b"text")
@@ -399,7 +398,7 @@ def test_damage_names_the_variable(tmp_path, small):
     prefix = copy(small, tmp_path)
     shard = prefix + ".data-00000-of-00001"
     with open(shard, "r+b") as file:
-        file.seek(5)  # inside a/bits or the first variable by insertion, a/float32
+        file.seek(5)  # inside the variable that was written first, a/float32
         byte = file.read(1)[0]
         file.seek(5)
         file.write(bytes([byte ^ 1]))
@@ -504,7 +503,7 @@ def test_garbage_in_a_message_with_a_valid_checksum(tmp_path, message, is_header
 
 
 def test_hostile_but_true(hostile):
-    """This section's indexes are read where they are true, so the others are refused for cause."""
+    """Valid indexes made by this section's writer are read, so the others are refused for cause."""
     crc = checksum(bytes(range(8)))
     checkpoint = hostile((0, b"a", entry(crc=crc)), (0, b"b", entry(offset=8, crc=crc)))
     assert same(checkpoint["a"], np.arange(8, dtype=np.uint8).view(np.float32))
@@ -544,7 +543,7 @@ def test_shapes_beyond_numpy(hostile, shape):
 
 
 def test_no_way_out_of_the_folder(hostile):
-    """A shard's number is a number: whatever it is, the file beside the index is meant."""
+    """A shard is named by a number alone, so its file is always next to the index."""
     with pytest.raises(FileNotFoundError, match=r"m\.data-00007-of-00001"):
         hostile((0, b"../../a", entry(shard=7)))
 
@@ -576,7 +575,7 @@ def test_big_endian_and_compressed_and_headless(tmp_path):
 
 
 def test_bombs(tmp_path):
-    """Small files that would expand: many copies of a long name, one block read many times."""
+    """Small files that would expand: copies of a long name, a block that is listed many times."""
     long_name = [(0, b"x" * 50_000, b"")]
     many = [(50_000, number(n).rjust(3), b"") for n in range(20_000)]
     write_index(tmp_path / "x", raw_block([HEADER]), raw_block(long_name + many))

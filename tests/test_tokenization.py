@@ -1,4 +1,4 @@
-"""tokenization.py: Google's own cases, what Google's code gave (goldens), fast against plain."""
+"""tokenization.py: Google's unit tests, the output of Google's code, and fast equals plain."""
 
 import ast
 import codecs
@@ -48,12 +48,12 @@ def full(bert_dir):
 
 
 def plainly(tokenizer, text):
-    """The two plain steps, without anything remembered."""
+    """The two plain steps, without the cache."""
     pieces = tokenizer.wordpiece_tokenizer.tokenize
     return [piece for token in tokenizer.basic_tokenizer.tokenize(text) for piece in pieces(token)]
 
 
-# --- An independent and slow statement of the rules, one character at a time ---
+# --- An independent, slow implementation of the rules, one character at a time ---
 
 
 # fmt: off
@@ -187,7 +187,7 @@ def test_is_punctuation():
     assert not any(map(tokenization._is_punctuation, "A \u20ac\u00b0"))
 
 
-# --- What Google's code gave ---
+# --- The output of Google's code ---
 
 
 def mrpc_texts(glue_dir, name):
@@ -214,7 +214,7 @@ def test_real_text_as_google(full, goldens, golden_tools, glue_dir, squad_dir, n
         expected[index] = full[mode].convert_tokens_to_ids(tokens)
     assert len(texts) == len(expected) > 500
     assert [full[mode].encode(text) for text in texts] == expected
-    assert [full[mode].encode(text) for text in texts] == expected  # now from memory
+    assert [full[mode].encode(text) for text in texts] == expected  # now from the cache
     every_fifth = slice(None, None, 5)
     tokens = [full[mode].tokenize(text) for text in texts[every_fifth]]
     assert tokens == [plainly(full[mode], text) for text in texts[every_fifth]]
@@ -239,7 +239,7 @@ def test_nasty_text_as_google(full, goldens, golden_tools, mode):
         assert tokenizer.basic_tokenizer.tokenize(text) == basic, ascii(text)
 
 
-# --- Fast equals plain equals the rules ---
+# --- The fast path, the plain path and the rules agree ---
 
 ODD_CHARS = (
     "\0\x01\t\n\x0b\x0c\r\x1b\x1c\x1d\x1e\x1f\x7f\x85\xa0\xad\u0130\u0131\u00df\u0378\u03a3\u03c2"
@@ -273,7 +273,7 @@ def test_fast_is_plain(full, text):
 
 
 def test_split_is_googles_cleaning_at_every_code_point():
-    """What `encode` rests on: only the dropped white space makes `split` differ from Google."""
+    """`encode` relies on this: `split` differs from Google only at the white space it drops."""
     for char in map(chr, range(sys.maxunicode + 1)):
         dropped = char in "\0\ufffd" or tokenization._is_control(char)
         assert bool(tokenization._DROPPED_WHITESPACE.match(char)) == (dropped and char.isspace())
@@ -285,7 +285,7 @@ def test_split_is_googles_cleaning_at_every_code_point():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_fast_is_plain_at_code_points(full, mode):
-    # What is left out are ideographs, private and unassigned code points.
+    # The rest are ideographs, private-use and unassigned code points.
     for first in (*range(0, 0x20000, 64), *range(0xE0000, 0xE0200, 64)):
         text = " ".join(f"a{char}B" for char in map(chr, range(first, first + 64)))
         assert full[mode].tokenize(text) == plainly(full[mode], text), hex(first)
@@ -321,27 +321,30 @@ def test_strip_accents(write_vocab):
     assert token_of(do_lower_case=False, strip_accents=True) == ["CAFE"]
 
 
-# --- What is remembered ---
+# --- The cache ---
 
 
-def test_a_word_is_worked_out_once(small, monkeypatch):
-    worked_out = []
+def test_a_word_is_computed_once(small, monkeypatch):
+    computed = []
     plain = small.wordpiece_tokenizer._pieces
-    monkeypatch.setattr(
-        small.wordpiece_tokenizer, "_pieces", lambda token: worked_out.append(token) or plain(token)
-    )
+
+    def recording(token):
+        computed.append(token)
+        return plain(token)
+
+    monkeypatch.setattr(small.wordpiece_tokenizer, "_pieces", recording)
     for _ in range(3):
         assert small.encode("want un want") == [3, 7, 3]
-    assert worked_out == ["want", "un"]
+    assert computed == ["want", "un"]
 
 
-def test_a_paragraph_of_chinese_is_remembered_by_character(small):
+def test_a_chinese_paragraph_is_cached_by_character(small):
     paragraph = "\u4e2d\u6587\u3002" * 100
     assert small.tokenize(paragraph) == plainly(small, paragraph)
     assert set(small._ids_of_word) == {"\u4e2d", "\u6587", "\u3002"}
 
 
-def test_memory_is_bounded(small, monkeypatch):
+def test_the_cache_is_bounded(small, monkeypatch):
     monkeypatch.setattr(tokenization, "MAX_WORDS_REMEMBERED", 37)
     monkeypatch.setattr(tokenization, "MAX_CHARS_REMEMBERED", 13)
     for index in range(500):
@@ -353,7 +356,7 @@ def test_memory_is_bounded(small, monkeypatch):
 
 
 def test_hostile_texts(small):
-    """One huge word, of every kind, gives what it should and leaves nothing behind."""
+    """One huge word, of several kinds, gives the right tokens and does not stay in the cache."""
     n = 100_000
     for text in ("a" * n, "a-" * n, "\u00e9" * n, "\u4e2d" * n, "\u0301" * n, "\x1fa" * n):
         assert small.tokenize(text) == plainly(small, text)
@@ -383,7 +386,7 @@ def test_copies(small):
         assert other.tokenize("running, unwant\u00e9d") == small.tokenize("running, unwant\u00e9d")
 
 
-# --- Texts and vocabularies as users give them ---
+# --- Texts and vocabularies from users ---
 
 
 def test_bytes(small):
@@ -405,7 +408,7 @@ def test_load_vocab(write_vocab):
     assert tokenization.load_vocab(write_vocab("[UNK]\na\nb\n")) == plain
     assert tokenization.load_vocab(str(write_vocab("[UNK]\na\nb"))) == plain  # no last line end
     assert tokenization.load_vocab(write_vocab("\ufeff[UNK]\r\na \r\n\tb\r\n")) == plain
-    # Only "\n" ends a line; of equal tokens the last counts; a blank line is a token.
+    # Only "\n" ends a line; the last of equal tokens counts; a blank line is a token.
     vocab = tokenization.load_vocab(write_vocab("x\u2028y\nx\x85y\nx\x0cy\ra\na\n\na\n"))
     assert vocab == {"x\u2028y": 0, "x\x85y": 1, "x\x0cy\ra": 2, "": 4, "a": 5}
     assert tokenization.load_vocab(write_vocab("a\n\n\n")) == {"a": 0, "": 2}
@@ -416,7 +419,7 @@ TAR_HEAD = b"vocab.txt".ljust(257, b"\0") + b"ustar\x0000"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"PK\x03\x04\x14\0", "zip archive.*unpack it and pass vocab.txt"),
         (b"\x1f\x8b\x08\0", "gzip archive.*unpack it and pass vocab.txt"),
@@ -425,16 +428,16 @@ TAR_HEAD = b"vocab.txt".ljust(257, b"\0") + b"ustar\x0000"
         (b"\xfd7zXZ\0", "xz archive.*unpack it and pass vocab.txt"),
         ("[UNK]\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
         (b"weights\0\1\2", "binary.*pass the model's vocab.txt"),
-        (b"[UNK]\nfine\ncaf\xe9\n", ":3: not UTF-8; pass vocab.txt"),
-        (codecs.BOM_UTF8 + b"[UNK]\ncaf\xe9\nfine\n", ":2: not UTF-8; pass vocab.txt"),
-        (b"\x80\x02}q", ":1: not UTF-8; pass vocab.txt"),  # a pickle
+        (b"[UNK]\nfine\ncaf\xe9\n", ":3 is not UTF-8; save vocab.txt as UTF-8"),
+        (codecs.BOM_UTF8 + b"[UNK]\ncaf\xe9\nfine\n", ":2 is not UTF-8; save vocab.txt as UTF-8"),
+        (b"\x80\x02}q", ":1 is not UTF-8; save vocab.txt as UTF-8"),  # a pickle
         (b"", "empty; pass"),
         (codecs.BOM_UTF8 + b"\r\n", "empty; pass"),
     ],
 )
-def test_load_vocab_refuses(write_vocab, content, told):
+def test_load_vocab_refuses(write_vocab, content, message):
     path = write_vocab(content)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         tokenization.load_vocab(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""A disk that is full at a random moment: one line tells it, and the run goes on later."""
+"""A disk that fills up at a random moment: one line reports it, and the run can be resumed."""
 
 import random
 import re
@@ -19,7 +19,7 @@ TOLD = re.compile(r"run_\w+\.py: error: (\S+) could not be written( \([\d,.]+ MB
 
 
 def mount(folder, *options):
-    """Whether a disk in memory could be mounted."""
+    """Mounts a disk in memory on the folder; returns whether that is possible here."""
     command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
     try:
         return not subprocess.run(command, capture_output=True).returncode
@@ -28,7 +28,11 @@ def mount(folder, *options):
 
 
 def fill(zygote, job, out, story, tally, limit=None):
-    """Runs a job that meets the end of the disk, and looks at what it says and leaves."""
+    """Runs a job until the disk is full; checks its message and the checkpoints it leaves.
+
+    Returns False if the job succeeded, otherwise the path of its newest checkpoint, or True if it
+    has none.
+    """
     ended = zygote.run(job.command(out), limit=limit)
     story.append(ended.last_line.replace(str(out), "OUT"))
     if ended.status == 0:
@@ -45,13 +49,17 @@ def fill(zygote, job, out, story, tally, limit=None):
 
 
 def go_on(zygote, job, out, story, tally, newest):
+    """Runs the job again, with room, and checks that it resumes from the newest checkpoint."""
     ended = zygote.finish(job, out, story, tally)
     if isinstance(newest, str) and f"going on from {newest}" not in ended.output:
         tally.fail("differing", story, f"did not go on from {newest}")
 
 
 def attack(zygote, jobs, folder, seed, times):
-    """Each job `times` times with a limit on a file's size, and on a small disk."""
+    """Runs each job `times` times with a limit on file sizes and `times` times on a small disk.
+
+    Returns a Tally.
+    """
     rng, tally, disk = random.Random(seed), Tally(), folder / "disk"
     disk.mkdir()
     for job in [job for job in jobs for _ in range(times)]:

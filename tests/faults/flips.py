@@ -1,6 +1,6 @@
-"""Bits flipped, ends cut off and parts exchanged in files of weights: refused, or without effect.
+"""Files of weights with flipped bits, cut ends and swapped pieces: refused, or harmless.
 
-`silent` is what must never happen: other weights than the true ones are loaded without a word.
+SILENT must never happen: wrong weights are loaded without an error.
 """
 
 import random
@@ -31,21 +31,21 @@ SHAPES = {
 
 @dataclass
 class Kind:
-    """A kind of file: what is damaged, how it is read, and what must be read from it."""
+    """A kind of file: its path, the function that reads it, and what must be read from it."""
 
     name: str
     path: Path
     load: object
     content: bytes = b""
     truth: object = None
-    named: bool = False  # whether a damaged tensor is refused by its name
+    named: bool = False  # whether the error names the damaged tensor
 
     def __post_init__(self):
         self.content, self.truth = self.path.read_bytes(), flatten(self.load())
 
 
 def flatten(values, name=""):
-    """{path of names: type and bits} of all that is in nested dictionaries and lists."""
+    """{path of names: type, shape and bytes} of every value in nested dictionaries and lists."""
     if isinstance(values, dict):
         return {k: v for key in values for k, v in flatten(values[key], f"{name}/{key!r}").items()}
     if isinstance(values, (list, tuple)):
@@ -58,14 +58,14 @@ def flatten(values, name=""):
 
 
 def make_kinds(folder):
-    """A small file of each kind, as we write it."""
+    """Writes a small file of each kind; returns the Kinds."""
     rng = np.random.default_rng(0)
     arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     prefix = folder / "bert_model.ckpt"
     tf_checkpoint.write_checkpoint(str(prefix), arrays)
     state = {"step": 3, "model": tensors, "optimizer": {"state": {0: {"exp_avg": tensors}}},
-             "scale": None, "resume_key": {"learning_rate": "0.001", "seed": "42"}}  # fmt: skip
+             "scale": None, "decisive": {"learning_rate": "0.001", "seed": "42"}}  # fmt: skip
     resume, ours, theirs, safe = (
         folder / name
         for name in ("checkpoint-3.pt", "pytorch_model.bin", "saved.bin", "model.safetensors")
@@ -96,19 +96,21 @@ def make_kinds(folder):
 
 
 def flip(rng, content, parts):
+    """Flips a random bit in place; returns a description, as cut and exchange do."""
     bit = rng.randrange(8 * len(content))
     content[bit // 8] ^= 1 << bit % 8
     return f"bit {bit}"
 
 
 def cut(rng, content, parts):
+    """Cuts the content off at a random place."""
     size = rng.randrange(len(content))
     del content[size:]
     return f"cut at {size}"
 
 
 def exchange(rng, content, parts):
-    """Exchanges two tensors' bytes, or any two pieces that differ."""
+    """Swaps the bytes of two tensors (parts), or any two pieces, that differ."""
     before = bytes(content)
     while content == before:
         if rng.random() < 0.5 and len(parts) > 1:
@@ -125,13 +127,13 @@ def exchange(rng, content, parts):
 
 
 def tensors_in(kind):
-    """(first byte, size) of each tensor that lies in the file as it is."""
+    """(first byte, size) of each tensor whose bytes are in the file unchanged."""
     bits = [value[2] for value in kind.truth.values() if isinstance(value, tuple)]
     return [(kind.content.index(b), len(b)) for b in bits if len(b) > 4 and b in kind.content]
 
 
 def judge(kind):
-    """What reading the damaged file came to, and what is wrong with that, if anything."""
+    """Reads a damaged file; returns (outcome, what is wrong with that outcome or None)."""
     try:
         found = flatten(kind.load())
     except (ValueError, OSError) as error:
@@ -147,7 +149,7 @@ def judge(kind):
 
 
 def attack(folder, seed, flips):
-    """Spreads so many flips, and a twentieth of cuts and exchanges each, evenly over the kinds.
+    """Damages every kind of file: `flips` flips in total, and a twentieth as many cuts and swaps.
 
     Returns a Tally of (kind, damage, outcome).
     """
@@ -168,7 +170,7 @@ def attack(folder, seed, flips):
 
 
 def count(tally):
-    """{(kind, damage): Counter of outcomes}."""
+    """The Tally's counts as {(kind, damage): Counter of outcomes}."""
     table = {}
     for (kind, damage, outcome), number in tally.done.items():
         table.setdefault((kind, damage), Counter())[outcome] += number

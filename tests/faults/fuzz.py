@@ -1,10 +1,10 @@
-"""Hostile input for every parser: only ValueError and OSError come out, and nothing happens.
+"""Hostile input for every parser: only ValueError and OSError may come out, with no side effects.
 
     python tests/faults/fuzz.py PARSER RUNS SEED FOLDER
 
-feeds so many inputs, found by atheris (libFuzzer, guided by coverage), to a parser, and writes what
-came of it to FOLDER/result.json. Checksums are no obstacle: an input is what stands behind them,
-and its first byte says at what depth.
+feeds RUNS inputs to a parser and writes the outcome to FOLDER/result.json. The inputs come from
+atheris (libFuzzer, guided by coverage). Checksums do not stop them: they are computed for the input
+where a format has them, and the input's first byte chooses the depth at which it is inserted.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parent.parent.parent
 FUZZING = __name__ == "__main__"
 DOCUMENTED = ValueError, OSError
-MEMORY = 2**30  # bytes that a parser may ask for
+MEMORY = 2**30  # bytes that a parser may allocate
 RESULT = "result.json"
 
 if FUZZING:
@@ -56,9 +56,10 @@ from crc32c import crc32c  # noqa: E402
 
 @dataclass
 class Parser:
-    """seeds: right inputs; parse(data, folder) reads one; share: of all inputs, in hundredths.
+    """A parser, the inputs to start from and its share of all inputs.
 
-    is_json: inputs are JSON, whose values are exchanged too.
+    seeds: right inputs, and a few wrong ones; parse(data, folder) reads one; share: in percent;
+    is_json: the inputs are JSON, so that whole values are replaced too.
     """
 
     seeds: list
@@ -68,6 +69,7 @@ class Parser:
 
 
 def at_depth(data, depths):
+    """Splits an input into the depth that its first byte chooses and the rest."""
     return (data[0] % depths, data[1:]) if data else (0, b"")
 
 
@@ -79,13 +81,13 @@ STATE = b'model_checkpoint_path: "fuzz.ckpt"\nall_model_checkpoint_paths: "fuzz.
 
 
 def block(content):
-    """A block of a table with its checksum."""
+    """A block of TensorFlow's table format with its checksum."""
     content += bytes([0, 0, 0, 0, 1, 0, 0, 0, 0])
     return content + tf_checkpoint._masked_crc(content)
 
 
 def table(content):
-    """An index of one block."""
+    """A checkpoint's index file with one block."""
     digits = tf_checkpoint._digits
     parts = [block(content), block(b"")]
     handle = digits(0) + digits(len(parts[0]) - 5)
@@ -96,12 +98,13 @@ def table(content):
 
 
 def pairs(*keys_and_values):
+    """The content of a block: keys, stored whole, and values."""
     digits = tf_checkpoint._digits
     return b"".join(b"\0" + digits(len(k)) + digits(len(v)) + k + v for k, v in keys_and_values)
 
 
 def tensorflow_seeds():
-    """Inputs, and the shard that they are about."""
+    """(right inputs, the data shard that they refer to)."""
     with tempfile.TemporaryDirectory() as folder:
         tf_checkpoint.write_checkpoint(f"{folder}/fuzz.ckpt", VARIABLES)
         index = Path(folder, "fuzz.ckpt.index").read_bytes()
@@ -115,7 +118,7 @@ TENSORFLOW = tensorflow_seeds()
 
 
 def parse_tensorflow(data, folder):
-    """A whole index; a block of it; an entry; the file that names the latest checkpoint."""
+    """Depths: an index file; a block of it; one entry; the file naming the latest checkpoint."""
     depth, data = at_depth(data, 4)
     prefix = folder / "fuzz.ckpt"
     if not (shard := Path(f"{prefix}{SHARD}")).exists():
@@ -140,14 +143,14 @@ RUNTIME = SimpleNamespace(is_main=True, print=lambda *_: None)
 
 
 class Code:
-    """Runs something when it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch executed",)
 
 
 def archive_of(*names_and_contents):
-    """An archive with right checksums, as torch.save writes one."""
+    """A zip archive with right checksums, laid out as torch.save's."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in names_and_contents:
@@ -156,18 +159,20 @@ def archive_of(*names_and_contents):
 
 
 def around(pickled):
-    """An archive with this pickle and the bytes of TENSORS."""
+    """An archive that holds this pickle and the bytes of TENSORS."""
     data = ((f"data/{number}", array.tobytes()) for number, array in enumerate(TENSORS.values()))
     return archive_of(("data.pkl", pickled), ("byteorder", "little"), ("version", "3\n"), *data)
 
 
 def saved(values, **options):
+    """The bytes that torch.save writes."""
     file = io.BytesIO()
     torch.save(values, file, **options)
     return file.getvalue()
 
 
 def pickle_in(content):
+    """The pickle in an archive of torch.save."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.read(next(name for name in archive.namelist() if "data.pkl" in name))
 
@@ -180,7 +185,7 @@ def bin_seeds():
 
 
 def parse_bin(data, folder):
-    """A whole archive; the pickle in one; a file of PyTorch before 1.6."""
+    """Depths: an archive; the pickle in it; a file in the format used before PyTorch 1.6."""
     depth, data = at_depth(data, 3)
     path = folder / "pytorch_model.bin"
     path.write_bytes(around(data) if depth == 1 else data)
@@ -189,17 +194,19 @@ def parse_bin(data, folder):
 
 
 def state_of(**changes):
+    """The content of a resume checkpoint."""
     tensors = {name: torch.from_numpy(array) for name, array in TENSORS.items()}
     return {"step": 3, "model": tensors, "optimizer": {}, "scale": None,
-            "resume_key": {"seed": "42"}, **changes}  # fmt: skip
+            "decisive": {"seed": "42"}, **changes}  # fmt: skip
 
 
 def resume_seeds():
-    states = state_of(), state_of(resume_key={"seed": "1"}), [state_of()], {"model": {}}
+    states = state_of(), state_of(decisive={"seed": "1"}), [state_of()], {"model": {}}
     return [b"\0" + saved(state_of()), *(b"\1" + pickle_in(saved(state)) for state in states)]
 
 
 def parse_resume(data, folder):
+    """Depths: an archive; the pickle in it."""
     depth, data = at_depth(data, 2)
     (folder / "checkpoint-3.pt").write_bytes(around(data) if depth else data)
     args = SimpleNamespace(output_dir=str(folder), overwrite_output_dir=False)
@@ -216,7 +223,7 @@ def safetensors_seeds():
 
 
 def parse_safetensors(data, folder):
-    """A whole file; its header."""
+    """Depths: a file; its header."""
     depth, data = at_depth(data, 2)
     if depth:
         data = len(data).to_bytes(8, "little") + data + bytes(32)
@@ -225,7 +232,7 @@ def parse_safetensors(data, folder):
 
 
 def parse_weights_index(data, folder):
-    """The JSON file that names the parts of a large model."""
+    """The JSON file that names the files of a large model's weights."""
     for place in (folder, folder.parent):
         if not (place / "part.bin").exists():
             (place / "part.bin").write_bytes(saved({"bert.pooler.dense.bias": torch.ones(7)}))
@@ -251,6 +258,7 @@ PROCESSORS.append(lambda: glue_data.TsvProcessor(("0", "1"), (1,), 0))
 
 
 def tokenizer_of(folder):
+    """A tokenizer whose vocabulary file is in the folder."""
     path = folder / "words.txt"
     if not path.exists():
         path.write_bytes(WORDS)
@@ -269,7 +277,7 @@ def parse_configuration(data, folder):
 
 
 def tsv_seeds():
-    """A header and two rows for each task's train, dev and test file."""
+    """Yields a header, if the file has one, and two rows for each file of each task."""
     for task, processor in enumerate(PROCESSORS):
         row = ["zh", "neutral", "neutral", *(f"The {word} fox" for word in "abcdefgh")]
         row[processor().label_column] = [*processor().labels, "2.5"][0]
@@ -279,6 +287,7 @@ def tsv_seeds():
 
 
 def parse_tsv(data, folder):
+    """The first byte chooses the task, the second train, dev or test."""
     task, data = at_depth(data, len(PROCESSORS))
     kind, data = at_depth(data, 3)
     processor, kind = PROCESSORS[task](), ("train", "dev", "test")[kind]
@@ -289,7 +298,7 @@ def parse_tsv(data, folder):
 
 
 def parse_squad(data, folder):
-    """For training and prediction, 1.1 and 2.0; the features; and as the metric reads it."""
+    """Depths: training or prediction with SQuAD 1.1 or 2.0, with features; the metric."""
     tokenizer = tokenizer_of(folder)
     depth, data = at_depth(data, 5)
     path = folder / "squad.json"
@@ -303,13 +312,14 @@ def parse_squad(data, folder):
 
 def parse_run(data, folder):
     (folder / "run.json").write_bytes(data)
-    checkpoint.read_run(folder).get("labels")
+    checkpoint.read_metadata(folder).get("labels")
 
 
 # --- pre-training instances -----------------------------------------------------------------------
 
 
 def field(number, content):
+    """A length-delimited field of a protocol buffer."""
     return bytes([8 * number + 2]) + tf_checkpoint._digits(len(content)) + content
 
 
@@ -340,7 +350,7 @@ def instances_seeds():
 
 
 def with_checksums(data):
-    """An instance file of one block, its checksums made right where its sizes allow."""
+    """An instance file of one block with its checksums corrected, if its sizes make sense."""
     header, data = instances.HEADER, bytearray(data)
     if len(data) < header.size:
         return data
@@ -357,19 +367,20 @@ def with_checksums(data):
 
 
 def parse_instances(data, folder):
-    """A file as it is; ours with right checksums; a record of TensorFlow's."""
+    """Depths: a file as it is; our format with right checksums; a record of a TFRecord file."""
     depth, data = at_depth(data, 3)
     path = folder / "text.instances"
     path.write_bytes((data, with_checksums(data), record(data))[depth])
     file = instances.open_instances(path)
     for index in range(min(10, len(file))):
         row = instances.checked_row(file, index, 12)
-        inputs, *masked, labels, _ = run_pretraining.make_batch([row], 1)
+        inputs, *masked, labels = run_pretraining.make_batch([row])
         shapes = [tensor.shape for tensor in (*inputs, *masked)]
         assert shapes == [shapes[0]] * 3 + [shapes[3]] * 3
 
 
 def as_json(*values):
+    """Values as JSON, and JSON that is nested too deep."""
     return [json.dumps(value).encode() for value in values] + [DEEP]
 
 
@@ -393,7 +404,7 @@ PARSERS = {
 }  # fmt: skip
 
 
-# --- feeding them ---------------------------------------------------------------------------------
+# --- feeding the parsers --------------------------------------------------------------------------
 
 VALUES = ("null", "true", "false", "0", "-1", "7", "1" * 30, "1.5", "NaN", "Infinity", '""', '"x"',
           '"../x"', '"\\u0000"', '"\\ud800"', "[]", "{}", "[[]]", "[null]", '{"": []}',
@@ -403,7 +414,7 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Po
 
 
 def edit_bytes(data, edits):
-    """Edits: (place, bytes to put there, number of bytes that they replace)."""
+    """Applies edits: (place, bytes to insert there, number of bytes to remove there)."""
     data = bytearray(data)
     for place, piece, removed in edits:
         place %= len(data) + 1
@@ -412,7 +423,7 @@ def edit_bytes(data, edits):
 
 
 def edit_json(data, edits):
-    """Edits: (place, JSON to put there, or DELETE); what is no JSON is left as it is."""
+    """Applies edits: (place, JSON to put there, or DELETE). Returns data as it is if not JSON."""
     try:
         root = [json.loads(data)]
     except (ValueError, RecursionError):
@@ -433,7 +444,7 @@ def edit_json(data, edits):
 
 
 def edit(parser, data, byte_edits, json_edits):
-    """An input made of a right one."""
+    """An input made from a right one by both kinds of edits."""
     if parser.is_json:
         head, data = (data[:1], data[1:]) if parser.parse is parse_squad else (b"", data)
         data = head + edit_json(data, json_edits)
@@ -441,7 +452,7 @@ def edit(parser, data, byte_edits, json_edits):
 
 
 class Guard:
-    """Feeds inputs to a parser in a folder of its own, and looks at what it does meanwhile."""
+    """Feeds inputs to a parser in a folder of its own and watches what else the parser does."""
 
     def __init__(self, parser, folder):
         self.parser, self.folder, self.events = parser, folder / "inside", None
@@ -449,7 +460,7 @@ class Guard:
         self.failures, self.slowest = {}, 0.0
         libraries = {sys.prefix, sys.base_prefix, str(ROOT), str(Path(np.__file__).parent.parent)}
         self.allowed = (*libraries, f"{self.folder}{os.sep}", "/proc/", "/dev/", "/sys/")
-        for seed in parser.seeds:  # What is imported at the first use is imported now.
+        for seed in parser.seeds:  # modules that parsers import lazily are imported now, unwatched
             self.feed(seed)
         sys.addaudithook(self)
 
@@ -464,7 +475,7 @@ class Guard:
                 self.events.append(f"opens {path}")
 
     def feed(self, data):
-        """Notes every kind of failure once, with its first input."""
+        """Parses an input; returns its failure or None. Keeps one failure of each kind."""
         self.events, began, failure = [], time.monotonic(), None
         try:
             self.parser.parse(data, self.folder)
@@ -484,7 +495,7 @@ class Guard:
 
 
 def memory(name):
-    """A figure of /proc/self/status in MB, or 0 where there is none."""
+    """A figure of /proc/self/status in MB, or 0 on systems without it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -493,7 +504,7 @@ def memory(name):
 
 
 def fuzz(name, runs, seed, folder):
-    """Feeds `runs` inputs to a parser, and writes {"inputs", "failures", …}; does not return."""
+    """Feeds `runs` inputs to a parser and writes {"inputs", "failures", …}; does not return."""
     parser, folder = PARSERS[name], Path(folder).resolve()
     os.chdir(folder)
     guard, counts = Guard(parser, folder), {"inputs": 0}
@@ -505,7 +516,7 @@ def fuzz(name, runs, seed, folder):
     def one_input(data):
         guard.feed(data)
         counts["inputs"] += 1
-        if counts["inputs"] in (runs, 1):  # libFuzzer does not come back; the first is for a crash
+        if counts["inputs"] in (runs, 1):  # libFuzzer never returns; 1 in case it crashes
             executed = list(folder.rglob("executed"))
             facts = {**counts, "failures": [*guard.failures.values(), *map(str, executed)],
                      "slowest": guard.slowest, "memory": [before, memory("VmHWM")]}  # fmt: skip
@@ -529,7 +540,7 @@ def fuzz(name, runs, seed, folder):
 
 
 def attack(folder, seed, inputs):
-    """Spreads so many inputs over the parsers; returns a Tally of {parser: what came of it}."""
+    """Feeds `inputs` inputs to the parsers, by their shares; returns a Tally of {parser: facts}."""
     from jobs import ENVIRONMENT, Tally
 
     tally = Tally()

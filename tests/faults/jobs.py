@@ -1,4 +1,4 @@
-"""The commands that are attacked: the real drivers on a tiny model and the project's samples."""
+"""The commands under attack: the real drivers on a tiny model and the project's samples."""
 
 import contextlib
 import json
@@ -22,16 +22,16 @@ from helpers import SAMPLES, model_flags, write_tiny_model  # noqa: E402
 
 import create_pretraining_data  # noqa: E402
 
-STEPS, SAVED, BATCH = 12, 3, 4  # Steps of a job, steps between checkpoints, examples in a batch.
+STEPS, SAVED, BATCH = 12, 3, 4  # steps of a job, between checkpoints; batch size
 WEIGHTS, LOG, INSTANCES = "pytorch_model.bin", "training_log.jsonl", "text.instances"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass
 class Job:
-    """A command without --output_dir, and the files that it must write bit for bit.
+    """A command without --output_dir, and the files that it must reproduce bit for bit.
 
-    reference is the folder of a run that was never stopped, phases what it went through.
+    reference: the output folder of a run that was never stopped; phases: that run's phases.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Job:
         return [*self.argv, f"--output_dir={out}", *map(str, more)]
 
     def differences(self, out):
-        """What a finished run has otherwise than one that was never stopped: a list of names."""
+        """The names of what differs between a finished run and one that was never stopped."""
         reference = self.reference
         ours, theirs = (torch.load(f / WEIGHTS, weights_only=True) for f in (out, reference))
         bits = lambda tensor: tensor.contiguous().view(torch.uint8)  # noqa: E731
@@ -54,22 +54,23 @@ class Job:
         return found + ([LOG] if losses(out) != losses(reference) else [])
 
     def durations(self, phase):
-        """Seconds of each time that the run was in a phase."""
+        """How many seconds the reference run spent in a phase, for each time it entered it."""
         return [seconds for name, seconds in self.phases if name == phase]
 
 
 def losses(out):
-    """(step, loss) of every line of a training log, which a cut last line does not shorten."""
+    """(step, loss) of every line of a training log; fails if a line was cut short."""
     entries = map(json.loads, (out / LOG).read_text("utf-8").splitlines())
     return [(entry["step"], entry["loss"]) for entry in entries]
 
 
 def epochs(examples, steps):
+    """The flag with which a job of this many examples takes this many steps."""
     return f"--num_train_epochs={(steps + 0.01) * BATCH / examples}"
 
 
 def write_instances(folder):
-    """Pre-training instances of the contexts in the SQuAD sample, a sentence a line."""
+    """Writes pre-training instances made from the contexts of the SQuAD sample."""
     dataset = json.loads((SAMPLES / "SQuAD" / "train-v1.1.json").read_text("utf-8"))
     contexts = [p["context"] for article in dataset["data"] for p in article["paragraphs"]]
     text = "\n\n".join(context.replace(". ", ".\n") for context in contexts)
@@ -83,7 +84,7 @@ def write_instances(folder):
 
 
 def make_jobs(folder, steps=STEPS):
-    """A Job of every driver that trains; their model and instances are written to `folder`."""
+    """A Job for every driver that trains. Their model and instances are written to `folder`."""
     model = folder / "model"
     if not model.exists():
         write_tiny_model(model, hidden_size=16, num_attention_heads=2, intermediate_size=32)
@@ -112,9 +113,10 @@ def make_jobs(folder, steps=STEPS):
 
 @dataclass
 class Ended:
-    """How a run ended: its status (negative: the signal), its output, the phases it went through.
+    """How a run ended.
 
-    phases: [(name, seconds that it was in it)]; the last is where it ended.
+    status: the exit status, or minus the signal's number; output: stdout and stderr; phases:
+    [(name, seconds spent in it)], the last one being where the run ended.
     """
 
     status: int
@@ -127,12 +129,12 @@ class Ended:
 
 
 class Zygote:
-    """Runs commands in forks of one process that has imported PyTorch; see zygote.py."""
+    """Runs commands in forks of one process that has already imported PyTorch; see zygote.py."""
 
     TIMEOUT = 120
 
     def __init__(self):
-        # What a run prints goes through a pipe, which no limit on files concerns.
+        # Runs print to a pipe, because a limit on file sizes does not apply to pipes.
         self.output, output = os.pipe()
         os.set_blocking(self.output, False)
         self.process = subprocess.Popen(
@@ -152,7 +154,7 @@ class Zygote:
         os.close(self.output)
 
     def _line(self, deadline):
-        """The next line, or None at the deadline."""
+        """The zygote's next line, or None if the deadline passes first."""
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
@@ -164,11 +166,11 @@ class Zygote:
         return line.decode()
 
     def run(self, argv, blows=(), hold=False, limit=None):
-        """Runs a command. Returns an Ended.
+        """Runs a command; returns an Ended.
 
-        blows: (phase, n, delay, signal), one after the other: the run gets the signal `delay`
-        seconds after it entered the phase for the n-th time. With `hold` it waits there for the
-        last of them. limit: the most bytes of a file.
+        blows: (phase, n, delay, signal) in order: the run gets the signal `delay` seconds after it
+        enters the phase for the n-th time. With `hold` the run waits there for the last of them.
+        limit: the largest size of a file, in bytes.
         """
         request = {"argv": argv, "hold": blows[-1][:2] if hold else None, "limit": limit}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -177,7 +179,7 @@ class Zygote:
         while True:
             line = self._line(due)
             kind, _, value = (line or "").partition(" ")
-            if line is None:  # A blow is due; without any left the run hangs.
+            if line is None:  # a blow is due; if none is left, the run hangs
                 number = blows.pop(0)[3] if due < end else signal.SIGKILL
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -203,7 +205,7 @@ class Zygote:
         return b"".join(parts).decode("utf-8", "replace")
 
     def run_references(self, jobs, folder):
-        """Runs each job without any attack, for what it writes and how long it is in its phases."""
+        """Runs each job without an attack, to get its reference output and its phases."""
         for job in jobs:
             job.reference = folder / f"{job.name}-never-stopped"
             ended = self.run(job.command(job.reference))
@@ -212,7 +214,10 @@ class Zygote:
             job.phases = ended.phases
 
     def finish(self, job, out, story, tally):
-        """Runs an attacked job to its end, and compares what it wrote; removes its folder."""
+        """Resumes an attacked job, compares its output with the reference and removes its folder.
+
+        Returns the Ended; failures go to the tally.
+        """
         ended = self.run(job.command(out))
         if ended.status:
             tally.fail("unusable", story, f"status {ended.status}: {ended.last_line}")
@@ -226,7 +231,7 @@ class Zygote:
 
 
 class Tally:
-    """What was done, counted under names, and what came of it that should not, told in lines."""
+    """What was done, counted by name, and what failed, as (kind, line)."""
 
     def __init__(self):
         self.done, self.failures = Counter(), []

@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants and started again must end as if nothing had happened."""
+"""Runs that are killed at random instants and restarted must end as if nothing had happened."""
 
 import random
 import shutil
@@ -12,42 +12,45 @@ from zygote import BETWEEN, CHECKPOINT, EVALUATION, FEATURISING, ROOT, STEP, WEI
 
 NAMED = FEATURISING, STEP, CHECKPOINT, BETWEEN, EVALUATION
 COMMAND, SIGNALS, FOLDERS = "at any instant of the command", "SIGTERM and SIGINT", "folders"
-MOST = 4  # kills in the life of one output folder
-CONVENTIONAL = {  # A shell shows a death by signal N as 128 + N.
+MOST = 4  # kills per output folder
+# Exit statuses after a signal N: 128 + N, as shells report it, or -N, as subprocess does.
+CONVENTIONAL = {
     signal.SIGTERM: (143, -signal.SIGTERM),
     signal.SIGINT: (130, -signal.SIGINT),
 }
 
 
 class Attack:
+    """Kills runs of the jobs, each in a new output folder; the results are in self.tally."""
+
     def __init__(self, zygote, jobs, folder, seed):
         self.zygote, self.jobs, self.folder = zygote, jobs, folder
         self.rng, self.tally = random.Random(seed), Tally()
 
     def next_folder(self):
-        """A job, and a folder for its output; the jobs take turns."""
+        """The next job, in turn, and a new output folder for it."""
         number = self.tally.done[FOLDERS]
         self.tally.done[FOLDERS] += 1
         return self.jobs[number % len(self.jobs)], self.folder / f"attacked-{number}"
 
     def plan(self, job, phase, first):
-        """When to kill: in which entry of a phase, how long after it, and whether it waits."""
+        """When to kill: at which entry into the phase, seconds after it, and whether to hold."""
         durations = job.durations(phase)
         entry = self.rng.randrange(len(durations)) if first else 0
         hold = phase == BETWEEN or self.rng.random() < 0.2
-        # The beginning of a phase, where files change their names, is hit more often.
+        # Kills are more frequent at the beginning of a phase, where files are renamed.
         share = self.rng.random() ** self.rng.choice((1, 4))
         return entry + 1, share * (0.002 if hold else durations[entry]), hold
 
     def life(self, job, out, phases):
-        """Kills one output folder's run in these phases, one after the other, then lets it end."""
+        """Kills a run in each of these phases, restarting it in between, then lets it finish."""
         story = [job.name]
         for phase in phases:
             entry, delay, hold = self.plan(job, phase, first=len(story) == 1)
             ended = self.zygote.run(job.command(out), [(phase, entry, delay, signal.SIGKILL)], hold)
             hit = ended.phases[-1][0]
             story.append(f"{phase} {entry}{' held' * hold} +{delay:.6f} s: hit {hit}")
-            if ended.status != -signal.SIGKILL:  # It was over before.
+            if ended.status != -signal.SIGKILL:  # it ended before the kill
                 if ended.status:
                     self.tally.fail("unusable", story, f"{ended.status}: {ended.last_line}")
                 break
@@ -55,7 +58,7 @@ class Attack:
         self.zygote.finish(job, out, story, self.tally)
 
     def kill(self, total, each):
-        """At least `total` kills, and `each` in every named phase of all jobs together."""
+        """Kills at least `total` times, and at least `each` times in every phase of NAMED."""
         done, phases = self.tally.done, [*NAMED, WEIGHTS]
         limit = done[FOLDERS] + 2 * total + 50
         while sum(done[p] for p in phases) < total or min(done[p] for p in NAMED) < each:
@@ -67,11 +70,11 @@ class Attack:
             self.life(*self.next_folder(), chosen)
 
     def interrupt(self, times):
-        """SIGTERM and SIGINT inside a step; then SIGKILLs while their checkpoint is written."""
+        """Sends SIGTERM or SIGINT inside a step; then SIGTERM and, in its checkpoint, SIGKILL."""
         for index in range(times):
             job, out = self.next_folder()
             number = (signal.SIGTERM, signal.SIGINT)[index // len(self.jobs) % 2]
-            command = job.command(out, "--save_checkpoints_steps=1000")  # none but the signal's
+            command = job.command(out, "--save_checkpoints_steps=1000")  # only the signal's
             training = sum(job.durations(STEP))
             delay = self.rng.uniform(0, training)
             ended = self.zygote.run(command, [(STEP, 1, delay, number)])
@@ -81,13 +84,13 @@ class Attack:
             told = f"after step {done} of {STEPS}: the same command goes on from {out}"
             early = ended.phases[-1][0] in (STEP, CHECKPOINT)
             kept = told in ended.output and saved == [f"checkpoint-{done}.pt"]
-            over = done == STEPS and ended.status == -number  # training is; its handlers are gone
+            over = done == STEPS and ended.status == -number  # it came after training
             if ended.status not in CONVENTIONAL[number] and (early or ended.status):
                 self.tally.fail("unusable", story, f"status {ended.status}: {ended.last_line}")
             elif early and not over and not kept:
                 self.tally.fail("differing", story, f"{ended.last_line}; {', '.join(saved)}")
             self.tally.done[SIGNALS] += early
-            for _ in range(2):  # An impatient machine.
+            for _ in range(2):  # a scheduler that stops a run, then kills it soon after
                 blows = [(STEP, 1, self.rng.uniform(0, training / 3), signal.SIGTERM),
                          (CHECKPOINT, 1, self.rng.uniform(0, 0.006), signal.SIGKILL)]  # fmt: skip
                 ended = self.zygote.run(command, blows)
@@ -95,7 +98,7 @@ class Attack:
             self.zygote.finish(job, out, story, self.tally)
 
     def kill_commands(self, times):
-        """The same with the commands themselves, at any instant from their start on."""
+        """Kills commands started without the zygote, at any instant, then lets each finish."""
         for _ in range(times):
             job, out = self.next_folder()
             seconds = []
@@ -117,7 +120,7 @@ class Attack:
 
 
 def attack(zygote, jobs, folder, seed, kills, each, interrupts, commands):
-    """All of these attacks; returns a Tally."""
+    """Makes all of these attacks; returns a Tally."""
     attack = Attack(zygote, jobs, folder, seed)
     attack.kill(kills, each)
     attack.interrupt(interrupts)

@@ -1,4 +1,4 @@
-"""Long runs stay flat: memory and open files at one step and at a much later one."""
+"""Long runs must not leak: compares memory and open files at one step and at a much later one."""
 
 import subprocess
 import sys
@@ -9,19 +9,19 @@ from statistics import median
 from jobs import ENVIRONMENT, LOG, Tally, make_jobs
 from zygote import ROOT
 
-GROWTH = 0.02  # that is allowed
-WINDOW = 20  # steps over which a figure is taken
+GROWTH = 0.02  # growth of memory that is allowed, as a fraction
+WINDOW = 20  # steps over which each figure is measured
 
 
 def look(process):
-    """(MB of memory, number of open files) of a process."""
+    """(resident memory in MB, number of open files) of a process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     resident = int(status.partition("VmRSS:")[2].split()[0]) / 1e3
     return resident, len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
 def figures(process, log, first, last):
-    """[(MB, open files)] at both steps; the run is ended after the last."""
+    """[(MB, open files)] at the steps first and last; kills the run afterwards."""
     found, done = {first: [], last: []}, 0
     while not log.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -34,12 +34,15 @@ def figures(process, log, first, last):
             time.sleep(0.002)
     process.kill()
     process.wait()
-    # A checkpoint that is just being written has a file of its own.
+    # The minimum, because a checkpoint that is being written is one more open file.
     return [(median(m for m, _ in seen), min(n for _, n in seen)) for seen in found.values()]
 
 
 def attack(folder, first, last):
-    """Returns a Tally of {(job, step): (MB, open files)}."""
+    """Measures each job at the steps first and last.
+
+    Returns a Tally of {(job, step): (MB, open files)}, empty on systems without /proc.
+    """
     tally = Tally()
     if not Path("/proc/self/fd").is_dir():
         return tally

@@ -1,9 +1,9 @@
-"""Attacks the drivers and the parsers, and prints what they stood: see the README, "Faults".
+"""Attacks the drivers and the parsers, and prints how they held up.
 
-python tests/faults/run.py [--quick] [--only kills,disk,flips,fuzz,memory] [--kills 200] …
+    python tests/faults/run.py [--quick] [--only kills,disk,flips,fuzz,memory] [--kills 200] …
 
-The exit status is 1 where anything failed. The seed is printed: the same chooses the same attacks,
-though a kill after so many microseconds does not hit the same instruction twice.
+The exit status is 1 if anything failed. The seed is printed. The same seed chooses the same
+attacks, but a kill after the same delay need not hit the same instruction.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def parse_args():
 
 
 def table(*rows):
-    """Prints rows of cells, the first of which is the heading."""
+    """Prints rows of cells as a Markdown table; the first row is the heading."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
@@ -119,7 +119,7 @@ def run_memory(args, folder):
 def main():
     args, failures, seconds = parse_args(), [], []
     print(f"seed {args.seed}\n", flush=True)
-    shared = Path("/dev/shm")  # What is synced there is not written to a disk.
+    shared = Path("/dev/shm")  # in memory, so that syncing is fast
     for part in args.only:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as f:

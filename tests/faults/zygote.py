@@ -1,10 +1,10 @@
-"""Runs drivers one after another, each in a fork of a process that has imported PyTorch already.
+"""Runs drivers one after another, each in a fork of a process that has already imported PyTorch.
 
-Reads a request a line: {"argv", "hold", "limit"}. Its argument is the file descriptor for what the
-runs print. Writes lines "pid N", then
-"phase NAME SECONDS" whenever the run enters another phase, then "exit STATUS" (negative: the
-signal). A run is the script, executed as __main__, in a process of its own: SIGKILL hits it as it
-would hit the command. What phase it is in is seen from outside, by the files that it touches.
+Its argument is the file descriptor to which the runs print. It reads one request per line,
+{"argv", "hold", "limit"}, and writes "pid N", then "phase NAME SECONDS" whenever the run enters
+another phase, then "exit STATUS" (minus the signal's number for a killed run). A run is the script,
+executed as __main__ in its own process, so that SIGKILL affects it as it would the command. Its
+phase is recognised from outside, by the files that it opens, renames and removes.
 """
 
 import importlib
@@ -27,9 +27,10 @@ FEATURISING, STEP, CHECKPOINT, BETWEEN, WEIGHTS, EVALUATION = PHASES = (
 
 
 class Watch:
-    """An audit hook that tells each new phase of a run, and may hold the run at one.
+    """An audit hook that reports each new phase of a run and can hold the run at one of them.
 
-    hold: [phase, n] stops the run when it enters that phase for the n-th time, until it is killed.
+    hold: [phase, n] or None: the run sleeps when it enters the phase for the n-th time, so that it
+    can be killed there.
     """
 
     def __init__(self, argv, hold):
@@ -52,7 +53,7 @@ class Watch:
             self.busy = False
 
     def _on_event(self, event, values):
-        if self.renamed:  # What was announced before this event has happened by now.
+        if self.renamed:  # the hook runs before a rename; by now it is done
             if self.renamed.endswith(".pt"):
                 found = [n for n in os.listdir(self.out) if n.endswith(".pt")]
                 self.enter(BETWEEN if len(found) > self.keep else STEP)
@@ -89,11 +90,12 @@ class Watch:
 
 
 def tell(line):
+    """Writes a line to the process that reads the events."""
     os.write(EVENTS, f"{line}\n".encode())
 
 
 def run(request):
-    """Becomes the driver; returns its exit status."""
+    """Runs the driver in this process; returns its exit status."""
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), OUTPUT, OUTPUT)):
         os.dup2(file, number)
     os.chdir(ROOT)
@@ -130,7 +132,7 @@ def main():
 if __name__ == "__main__":
     EVENTS, OUTPUT = os.dup(1), int(sys.argv[1])
     sys.path.insert(0, str(ROOT))
-    # PyTorch's optimizers import the last, for a second.
+    # torch._dynamo because PyTorch's optimizers import it, which takes a second.
     for module in (*(path.stem for path in ROOT.glob("run_*.py")), "torch._dynamo"):
         importlib.import_module(module)
     main()

@@ -13,7 +13,6 @@ from glue_data import (
     TsvProcessor,
     convert_examples_to_features,
     labels_found,
-    read_lines,
 )
 from tokenization import FullTokenizer
 
@@ -134,22 +133,6 @@ def test_scores_must_be_finite_numbers(score, tmp_path):
     message = rf"train.tsv:2: the score '{score}' is not a finite number"
     with pytest.raises(ValueError, match=message):
         StsbProcessor().get_train_examples(tmp_path)
-
-
-def test_lines(tmp_path):
-    path = tmp_path / "file"
-    for content, lines in (
-        (b"", []),
-        (b"\n", [""]),
-        (b"a", ["a"]),
-        (b"\xef\xbb\xbfa\r\n\r\nb\r\n", ["a", "", "b"]),
-    ):
-        path.write_bytes(content)
-        assert read_lines(path) == lines
-
-    path.write_bytes("fine\ncaf\xe9 x\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"file:2 is not UTF-8 \(invalid continuation byte\)"):
-        read_lines(path)
 
 
 def test_an_empty_text_b_is_none(tiny_model, tmp_path):

@@ -179,7 +179,7 @@ def test_folder_that_cannot_be_written(paths, call, monkeypatch):
     [
         ("fp16", 0, "--fp16 needs a GPU, and there is none here; use --bf16 on a CPU"),
         ("compile", 0, "--compile needs a GPU, and there is none here: leave it out"),
-        ("compile", 2, "--compile takes a process for each GPU: torchrun --nproc_per_node=2 …"),
+        ("compile", 2, "--compile needs one process for each GPU: torchrun --nproc_per_node=2 …"),
     ],
 )
 def test_a_gpu_that_is_not_there(paths, call, monkeypatch, flag, gpus, line):

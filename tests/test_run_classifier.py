@@ -492,7 +492,7 @@ def test_mistakes(given, told, own, tmp_path, call):
 
 
 def test_own_processor_in_ten_lines(own, trained, tmp_path):
-    """As docs/classify.md shows it: a file outside the project, which knows where the project is."""
+    """As docs/classify.md shows it: a file outside the project, which imports the project."""
     script = tmp_path / "my_task.py"
     script.write_text(
         "import run_classifier\n\n\n"

@@ -29,7 +29,6 @@ import run_classifier
 import run_squad
 import training
 from data import model_inputs
-from files import atomic_write
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
 from training import LossScale, Runtime, StepTotals, own_parts
@@ -313,18 +312,6 @@ def test_a_full_disk_is_told_and_leaves_the_file_that_was_there(tmp_path):
     with pytest.raises(OSError, match=r"weights.bin could not be written \(4 MB\): "):
         checkpoint.save_tensors({"a": torch.ones(1_000_000)}, str(path))
     assert checkpoint.read_tensors(path)["a"].equal(torch.ones(3))
-
-
-def test_replacing_leaves_nothing_behind_after_an_error(tmp_path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyError), atomic_write(str(tmp_path / "file")) as file:
-        file.write("new")
-        raise KeyError
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "old"
-
-
-# --- accumulation, ranks, replicas ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,8 @@ def save_model(args, runtime, model, config, **facts):
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
         "strip_accents": args.strip_accents,
+        "precision": runtime.precision,
+        **({"why_not_bf16": runtime.why_not_bf16} if runtime.why_not_bf16 else {}),
         "torch": torch.__version__,
         **facts,
     }
@@ -181,6 +183,22 @@ def checkpoints(folder):
     return dict(sorted(found.items(), reverse=True))
 
 
+def recorded_precision(folder):
+    """(path, "float32" or "bfloat16") of the newest checkpoint in `folder` that can be opened.
+
+    None where there is none of a run with --bf16. Nothing is verified here: `newest_checkpoint`
+    does that, which reads the whole file.
+    """
+    for path in checkpoints(folder).values():
+        with contextlib.suppress(Exception):  # PyTorch raises nearly every type on damaged bytes.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if state["decisive"].get("bf16") == "True":
+                # An older checkpoint does not say: then --bf16 was always bfloat16.
+                return path, str(state.get("precision", "bfloat16"))
+            return None
+    return None
+
+
 def newest_checkpoint(args, runtime, decisive):
     """The newest whole checkpoint of this run, or None.
 
@@ -234,6 +252,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, decisive):
             "optimizer": optimizer.state_dict(),
             "scale": vars(scale) if scale else None,
             "decisive": decisive,
+            "precision": runtime.precision,
         }
         for name, tensor in state["model"].items():
             if not tensor.isfinite().all():

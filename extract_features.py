@@ -29,7 +29,7 @@ def parse_args(argv=None):
         layers=("-1,-2,-3,-4", "which layers, from the last, -1, or the first, 0"),
         batch_size=(32, "texts in a batch"),
         no_cuda=(False, "stay on the CPU where there is a GPU"),
-        bf16=(False, "matrix products in bfloat16"),
+        bf16=(False, "matrix products in bfloat16, where the device has instructions for them"),
     )  # fmt: skip
     flags.add_model_flags(parser, max_seq_length=128)
     args = parser.parse_args(argv)
@@ -54,6 +54,7 @@ import numpy as np
 import torch
 
 import checkpoint
+import precision
 import training
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import model_inputs, pack_pair
@@ -136,7 +137,9 @@ def main(argv=None):
     )
     cuda = torch.cuda.is_available() and not args.no_cuda
     runtime = training.Runtime(torch.device("cuda" if cuda else "cpu"))
-    runtime.dtype = torch.bfloat16 if args.bf16 else torch.float32
+    if args.bf16:
+        precision.choose(runtime)
+    runtime.print(training.where(runtime))
     training.describe(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
     model = BertModel(config)
     training.load_initial(

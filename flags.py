@@ -126,7 +126,8 @@ def add_step_flags(parser, train_batch_size):
     parser.flags(
         "device",
         no_cuda=(False, "stay on the CPU where there is a GPU"),
-        bf16=(False, "matrix products in bfloat16 (CPU and GPU)"),
+        bf16=(False, "matrix products in bfloat16 where the CPU or GPU has instructions for them, "
+              "else in float32, which is faster there"),
         fp16=(False, "matrix products in float16 with loss scaling (GPU only)"),
         loss_scale=(0.0, "fixed loss scale for --fp16; 0 adapts it"),
         compile=(False, "compile the layers with torch.compile, which takes a minute at the start "

@@ -24,16 +24,19 @@ LABELS = 40  # with more there is no confusion matrix
 UNMARKED = 1500  # characters of a paragraph shown in one piece where nothing is marked
 
 
-def write_report(output_dir, results, sections=()):
+def write_report(output_dir, results, sections=(), evaluated_in=None):
     """Writes report.html to `output_dir` and returns its path. Raises OSError.
 
     `results` gives names their numbers and may be empty; `sections` are what `classification` and
-    `answers` return. Reads run.json and training_log.jsonl of `output_dir` where they are there.
+    `answers` return; `evaluated_in` is the precision of both, None where there are none. Reads
+    run.json and training_log.jsonl of `output_dir` where they are there.
     """
     run = {}
     with suppress(FileNotFoundError), open(os.path.join(output_dir, "run.json"), "rb") as file:
         run = json.load(file)
     flags = run.pop("flags", {})
+    if evaluated_in:  # It may be another one than training's, which run.json has.
+        run["evaluated_in"] = evaluated_in
     parts = [
         _table("Results", "results", {name: f"{value:.7g}" for name, value in results.items()}),
         _training(os.path.join(output_dir, "training_log.jsonl")),

@@ -305,7 +305,8 @@ def train_and_evaluate(args, runtime):
     if args.do_eval and runtime.is_main:
         checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if (args.do_train or args.do_eval) and runtime.is_main:
-        report.write_report(args.output_dir, results, sections)
+        evaluated_in = runtime.precision if sections else None
+        report.write_report(args.output_dir, results, sections, evaluated_in)
     return results, collapsed
 
 

@@ -196,7 +196,8 @@ def main(argv=None):
             results = evaluate(judged, args.eval_batch_size, args.max_eval_steps, global_step)
             checkpoint.write_results(os.path.join(args.output_dir, "eval_results.txt"), results)
     if runtime.is_main:
-        report.write_report(args.output_dir, results)
+        evaluated_in = runtime.precision if results else None
+        report.write_report(args.output_dir, results, evaluated_in=evaluated_in)
     runtime.leave_together()
 
 

@@ -284,7 +284,9 @@ def main(argv=None):
             else:
                 print("the predict file has no answers: no EM and F1")
     if runtime.is_main and (args.do_train or args.do_predict):
-        print(f"report: {report.write_report(args.output_dir, figures, sections)}")
+        evaluated_in = runtime.precision if args.do_predict else None
+        path = report.write_report(args.output_dir, figures, sections, evaluated_in)
+        print(f"report: {path}")
     if args.interactive:
         converse(args, runtime, model, tokenizer, make_batch)
     runtime.leave_together()

@@ -19,11 +19,13 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import precision
 from checkpoint import (
     WEIGHTS,
     fingerprint,
     newest_checkpoint,
     read_run,
+    recorded_precision,
     result_flags,
     save_checkpoint,
 )
@@ -41,10 +43,15 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     dtype: torch.dtype = torch.float32
+    why_not_bf16: str = ""  # where --bf16 was given and float32 is computed in
 
     @property
     def is_main(self):
         return self.rank == 0
+
+    @property
+    def precision(self):
+        return str(self.dtype).removeprefix("torch.")
 
     def print(self, *parts):
         if self.is_main:
@@ -58,6 +65,13 @@ class Runtime:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather(self, value):
+        """The `value` of every rank, a list in the order of ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def leave_together(self):
         """The last call of a run: a rank that has nothing to write waits for the one that has.
@@ -90,14 +104,16 @@ def setup(args):
             f"--compile takes a process for each GPU: torchrun --nproc_per_node={gpus} …"
         )
     runtime = Runtime(torch.device("cuda", max(local_rank, 0)) if cuda else torch.device("cpu"))
-    if args.bf16 or args.fp16:
-        runtime.dtype = torch.bfloat16 if args.bf16 else torch.float16
     if local_rank >= 0:
         if cuda:
             torch.cuda.set_device(runtime.device)
         dist.init_process_group("nccl" if cuda else "gloo")
         atexit.register(dist.destroy_process_group)
         runtime.rank, runtime.world_size = dist.get_rank(), dist.get_world_size()
+    if args.fp16:
+        runtime.dtype = torch.float16
+    elif args.bf16:
+        precision.choose(runtime)
     parts = runtime.world_size * args.gradient_accumulation_steps
     if args.train_batch_size < parts:
         raise ValueError(
@@ -178,15 +194,13 @@ def describe(runtime, name, features, max_seq_length, vocab):
 
 def place(args, runtime, model):
     """Moves `model` to its device; prints where and how the run computes, and in what memory."""
+    if args.do_train and args.bf16 and not args.overwrite_output_dir:
+        precision.go_on(runtime, recorded_precision(args.output_dir))
     model.to(runtime.device)
     if args.compile:
         compile_layers(model)
-    name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     size = sum(parameter.numel() for parameter in model.parameters())
-    runtime.print(
-        f"{name}, {torch.get_num_threads()} threads, {runtime.world_size} ranks, "
-        f"{str(runtime.dtype).removeprefix('torch.')}, {size:,} parameters"
-    )
+    runtime.print(f"{where(runtime)}, {size:,} parameters")
     if args.do_train:
         # Weights, gradients and Adam's two moments, each a float32.
         rows = -(-args.train_batch_size // (runtime.world_size * args.gradient_accumulation_steps))
@@ -196,6 +210,13 @@ def place(args, runtime, model):
             f"training takes about {16 * size / 1e9:.2f} GB of memory in each process, and for a "
             f"part of {rows} examples, if none is short, {activations / 1e9:.2f} GB more"
         )
+
+
+def where(runtime):
+    """Device, threads, ranks and precision, as the start-up line of a run names them."""
+    name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
+    ranks = runtime.world_size
+    return f"{name}, {torch.get_num_threads()} threads, {ranks} ranks, {runtime.precision}"
 
 
 def compile_layers(model):

@@ -43,6 +43,8 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
         "strip_accents": args.strip_accents,
+        "precision": runtime.precision,
+        **({"why_not_bf16": runtime.why_not_bf16} if runtime.why_not_bf16 else {}),
         "torch": torch.__version__,
         **metadata,
     }
@@ -179,6 +181,22 @@ def checkpoints(folder: str) -> dict[int, str]:
     return dict(sorted(found.items(), reverse=True))
 
 
+def recorded_precision(folder: str) -> tuple[str, str] | None:
+    """(path, "float32" or "bfloat16") of the newest checkpoint in `folder` that can be opened.
+
+    None without a checkpoint of a run with --bf16. Nothing is verified: `resume_or_clear` does
+    that, which reads the whole file.
+    """
+    for path in checkpoints(folder).values():
+        with contextlib.suppress(Exception):  # PyTorch raises nearly every type on damaged bytes.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if state["decisive"].get("bf16") == "True":
+                # An older checkpoint does not say; --bf16 always meant bfloat16 then.
+                return path, str(state.get("precision", "bfloat16"))
+            return None
+    return None
+
+
 def resume_or_clear(args, runtime, key: dict[str, str]):
     """The state in the newest undamaged checkpoint of this run, or None where there is none.
 
@@ -239,6 +257,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scale": scale.state_dict() if scale else None,
+        "precision": runtime.precision,
         "decisive": key,  # the resume key, under its first name, so that old checkpoints resume
     }
     for name, tensor in state["model"].items():

@@ -39,6 +39,7 @@ ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 import numpy as np
 import torch
 
+import precision
 import training
 from data import join_pair, model_inputs
 from files import atomic_write, read_lines
@@ -145,7 +146,9 @@ def execute(args) -> None:
 
     cuda = torch.cuda.is_available() and not args.no_cuda
     runtime = training.Runtime(torch.device("cuda" if cuda else "cpu"))
-    runtime.dtype = torch.bfloat16 if args.bf16 else torch.float32
+    if args.bf16:
+        precision.choose(runtime)
+    runtime.print(training.device_summary(runtime))
     training.print_features(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
     model = BertModel(config)
     training.load_initial_weights(model, args.init_checkpoint, runtime, head_may_be_new=False)

@@ -36,13 +36,16 @@ CHART_BOTTOM = 205
 
 
 def write_report(
-    output_dir: str, results: Mapping[str, float], sections: Iterable[str] = ()
+    output_dir: str,
+    results: Mapping[str, float],
+    sections: Iterable[str] = (),
+    evaluated_in: str | None = None,
 ) -> str:
     """Writes report.html to `output_dir` and returns its path.
 
     `results` maps names to numbers and may be empty. `sections` are what `classification` and
-    `answers` return. Also shows run.json and training_log.jsonl of `output_dir` if they exist.
-    Raises OSError.
+    `answers` return, and `evaluated_in` is the precision of both. Also shows run.json and
+    training_log.jsonl of `output_dir` if they exist. Raises OSError.
     """
     run = {}
     with suppress(FileNotFoundError), open(os.path.join(output_dir, RUN), "rb") as file:
@@ -50,6 +53,8 @@ def write_report(
     flags = run.pop("flags", {})
 
     results = {name: f"{value:.7g}" for name, value in results.items()}
+    if evaluated_in:  # It may differ from the precision of training, which is in run.json.
+        run["evaluated_in"] = evaluated_in
     versions = {**run, "python": platform.python_version()}
     body = [
         _table("Results", "results", results),

@@ -285,6 +285,7 @@ def train_and_evaluate(args, runtime):
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
     model.bert.compute_padding = args.compute_padding
+    training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
     sets = load(args, runtime, processor, tokenizer)
@@ -330,7 +331,8 @@ def train_and_evaluate(args, runtime):
     if args.do_eval and runtime.is_main:
         checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if (args.do_train or args.do_eval) and runtime.is_main:
-        report.write_report(args.output_dir, results, sections)
+        evaluated_in = runtime.precision if sections else None
+        report.write_report(args.output_dir, results, sections, evaluated_in)
     return results, collapsed
 
 

@@ -164,6 +164,7 @@ def execute(args) -> None:
 
     model = BertForPreTraining(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
+    training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
 
@@ -186,7 +187,8 @@ def execute(args) -> None:
             results = evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
             checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
-        report.write_report(args.output_dir, results)
+        evaluated_in = runtime.precision if results else None
+        report.write_report(args.output_dir, results, evaluated_in=evaluated_in)
     runtime.barrier()
 
 

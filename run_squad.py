@@ -266,6 +266,7 @@ def execute(args) -> None:
     model = BertForQuestionAnswering(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
     model.bert.compute_padding = args.compute_padding
+    training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
 
@@ -310,7 +311,9 @@ def execute(args) -> None:
             else:
                 print("the predict file has no answers: no EM and F1")
     if runtime.is_main and (args.do_train or args.do_predict):
-        print(f"report: {report.write_report(args.output_dir, figures, sections)}")
+        evaluated_in = runtime.precision if args.do_predict else None
+        path = report.write_report(args.output_dir, figures, sections, evaluated_in)
+        print(f"report: {path}")
     if args.interactive:
         converse(args, runtime, model, tokenizer, make_batch)
     runtime.barrier()

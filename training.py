@@ -23,8 +23,10 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import precision
 from checkpoint import (
     read_metadata,
+    recorded_precision,
     resume_key,
     resume_or_clear,
     save_checkpoint,
@@ -47,10 +49,16 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     dtype: torch.dtype = torch.float32
+    why_not_bf16: str = ""  # the reason, if --bf16 was given and the run computes in float32
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def precision(self) -> str:
+        """The type of matrix products by name, e.g. "float32"."""
+        return str(self.dtype).removeprefix("torch.")
 
     def print(self, *values) -> None:
         """Prints on the main rank alone."""
@@ -66,6 +74,13 @@ class Runtime:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather(self, value) -> list:
+        """The `value` of every rank, in the order of ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Waits for all ranks; the last call of a run.
@@ -103,10 +118,6 @@ def setup(args) -> Runtime:
         )
 
     runtime = Runtime(torch.device("cuda", max(local_rank, 0)) if cuda else torch.device("cpu"))
-    if args.bf16:
-        runtime.dtype = torch.bfloat16
-    elif args.fp16:
-        runtime.dtype = torch.float16
     if local_rank >= 0:
         if cuda:
             torch.cuda.set_device(runtime.device)
@@ -114,6 +125,10 @@ def setup(args) -> Runtime:
         atexit.register(dist.destroy_process_group)
         runtime.rank = dist.get_rank()
         runtime.world_size = dist.get_world_size()
+    if args.fp16:
+        runtime.dtype = torch.float16
+    elif args.bf16:
+        precision.choose(runtime)
 
     if args.train_batch_size < runtime.world_size * args.gradient_accumulation_steps:
         raise ValueError(
@@ -123,6 +138,15 @@ def setup(args) -> Runtime:
         )
     torch.manual_seed(args.seed)
     return runtime
+
+
+def follow_checkpoint_precision(args, runtime) -> None:
+    """Makes a run with --bf16 that will resume compute as its checkpoint did.
+
+    Raises ValueError if that is bfloat16 and this machine has no instructions for it.
+    """
+    if args.do_train and args.bf16 and not args.overwrite_output_dir:
+        precision.go_on(runtime, recorded_precision(args.output_dir))
 
 
 def place_model(args, runtime, model) -> None:
@@ -140,13 +164,8 @@ def compile_layers(model) -> None:
 
 def print_resources(args, runtime, model) -> None:
     """Prints where and how the run computes, and how much memory training will take."""
-    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     size = sum(parameter.numel() for parameter in model.parameters())
-    runtime.print(
-        f"{device}, {count(torch.get_num_threads(), 'thread')}, "
-        f"{count(runtime.world_size, 'rank')}, "
-        f"{str(runtime.dtype).removeprefix('torch.')}, {size:,} parameters"
-    )
+    runtime.print(f"{device_summary(runtime)}, {size:,} parameters")
     if args.do_train:
         # Weights, gradients and Adam's two moments, each a float32.
         state = 16 * size
@@ -158,6 +177,13 @@ def print_resources(args, runtime, model) -> None:
             f"training takes about {state / 1e9:.2f} GB of memory per process, plus at most "
             f"{activations / 1e9:.2f} GB for {rows} examples at a time"
         )
+
+
+def device_summary(runtime) -> str:
+    """Device, threads, ranks and precision, as in the first line of a run."""
+    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
+    threads = count(torch.get_num_threads(), "thread")
+    return f"{device}, {threads}, {count(runtime.world_size, 'rank')}, {runtime.precision}"
 
 
 def count(number, noun) -> str:

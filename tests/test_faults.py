@@ -116,7 +116,7 @@ def test_damaged_checkpoints_alone_stop_the_run(zygote, stopped):
     assert ended.status == 2
     assert ended.last_line == (
         f"run_classifier.py: error: every checkpoint in {out} is damaged: --overwrite_output_dir "
-        f"starts anew"
+        f"starts over"
     )
     assert "Traceback" not in ended.output and not (out / "pytorch_model.bin").exists()
     ended = zygote.run(job.command(out, "--overwrite_output_dir"))
@@ -179,7 +179,9 @@ def test_an_archive_that_claims_more_than_it_holds(tmp_path):
     path = tmp_path / "bomb.bin"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
-    with pytest.raises(ValueError, match=r"bomb\.bin is damaged.*claim more bytes than the file has"):
+    with pytest.raises(
+        ValueError, match=r"bomb\.bin is damaged.*claim more bytes than the file has"
+    ):
         checkpoint.read_tensors(str(path))
 
 

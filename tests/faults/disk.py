@@ -51,8 +51,8 @@ def fill(zygote, job, out, story, tally, limit=None):
 def go_on(zygote, job, out, story, tally, newest):
     """Runs the job again, with room, and checks that it resumes from the newest checkpoint."""
     ended = zygote.finish(job, out, story, tally)
-    if isinstance(newest, str) and f"going on from {newest}" not in ended.output:
-        tally.fail("differing", story, f"did not go on from {newest}")
+    if isinstance(newest, str) and f"resuming from {newest}" not in ended.output:
+        tally.fail("differing", story, f"did not resume from {newest}")
 
 
 def attack(zygote, jobs, folder, seed, times):

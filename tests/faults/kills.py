@@ -81,7 +81,7 @@ class Attack:
             story = [job.name, f"{number.name} after {delay:.6f} s"]
             done = len(losses(out)) if (out / LOG).exists() else 0
             saved = [path.name for path in out.glob("checkpoint-*")]
-            told = f"after step {done} of {STEPS}: the same command goes on from {out}"
+            told = f"after step {done} of {STEPS}: the same command resumes from {out}"
             early = ended.phases[-1][0] in (STEP, CHECKPOINT)
             kept = told in ended.output and saved == [f"checkpoint-{done}.pt"]
             over = done == STEPS and ended.status == -number  # it came after training

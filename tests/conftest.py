@@ -22,8 +22,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Before PyTorch is loaded: what runs in this process has the bits of what `run` starts.
-os.environ["OMP_NUM_THREADS"] = "1"
+# Before PyTorch is loaded: what runs in this process has the bits of what `run` starts. Another
+# number of threads is for the tests marked numeric (make test-isa).
+os.environ["OMP_NUM_THREADS"] = os.environ.get("BERT_TEST_THREADS", "1")
 # Only test_gpu.py wants a GPU, and says how: the others have the same bits on any machine.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -31,8 +32,40 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+# The largest relative error of one rounding to float32, and to bfloat16.
+ROUNDING, BF16_ROUNDING = 2.0**-24, 2.0**-9
+
+
+def roundings(ours, wanted, scale=None):
+    """The largest difference of two tensors, in float32 roundings of the largest value wanted.
+
+    Or of `scale`, the largest of something else. No kernel is exact: a sum of n products may be
+    added up in any order, with or without fused multiply-adds, and differs by about √n roundings of
+    the largest term from another kernel's; errors of steps that follow each other add up.
+    """
+    import torch
+
+    ours, wanted = (torch.as_tensor(x).detach().double() for x in (ours, wanted))
+    assert ours.shape == wanted.shape and ours.isfinite().all()
+    largest = wanted.abs().max() if scale is None else scale
+    return ((ours - wanted).abs().max() / largest / ROUNDING).item()
+
+
+def assert_same_gradients(ours, wanted, limit=256):
+    """{name: gradient} twice, each within `limit` roundings of its largest value.
+
+    And within 1/16 of that of the largest of all: some gradients are 0 but for rounding, as that of
+    the keys' bias, which moves all scores of a query alike.
+    """
+    assert ours.keys() == wanted.keys()
+    largest = max(grad.abs().max() for grad in wanted.values())
+    for name, grad in wanted.items():
+        assert roundings(ours[name], grad, grad.abs().max() + largest / 16) < limit, name
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than half a minute")
+    config.addinivalue_line("markers", "numeric: holds under any instructions, make test-isa")
 
 
 def _folder(variable):

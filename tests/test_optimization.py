@@ -6,7 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_modeling import BATCH, ints, pretrained, tiny, tiny_inputs, tiny_loss, worst
+from conftest import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings
+from test_modeling import (
+    BATCH,
+    gradients,
+    ints,
+    pretrained,
+    tiny,
+    tiny_inputs,
+    tiny_loss,
+    worst,
+)
 
 from modeling import (
     BertConfig,
@@ -207,9 +217,10 @@ def test_fused_step_equals_the_plain_loop(scale, loss_scale):
         assert torch.allclose(norm.double(), wanted, rtol=1e-5)
         for p, weight, (m, v) in zip(params, weights, moments):
             state = optimizer.state[p]
-            assert torch.allclose(p.detach().double(), weight, rtol=2e-6, atol=2e-6)
-            assert torch.allclose(state["adam_m"].double(), m, rtol=1e-4, atol=1e-7)
-            assert torch.allclose(state["adam_v"].double(), v, rtol=1e-4, atol=1e-12)
+            # Ten steps of a few roundings each, and the norm's, which all gradients share.
+            assert roundings(p, weight) < 64
+            assert roundings(state["adam_m"], m) < 64
+            assert roundings(state["adam_v"], v) < 128
 
 
 def test_small_decay_is_not_rounded_away():
@@ -314,7 +325,7 @@ def test_norm_counts_every_looked_up_token(head, bf16):
         loss.backward()
         wanted = reference_norm(plain).item()
     norm = optimizer.global_norm().item()
-    assert norm == pytest.approx(wanted, rel=1e-3 if bf16 else 1e-5)
+    assert norm == pytest.approx(wanted, rel=BF16_ROUNDING if bf16 else 256 * ROUNDING)
     words = tracked.bert.embeddings.word_embeddings
     # The two differ by more than the tolerance (of squares: twice), so that the test can fail.
     assert abs(words.weight.grad.square().sum() / words.squared_norm.grad - 1) > 4e-3
@@ -327,11 +338,11 @@ def test_tied_decoder_trains_the_table():
         tiny_loss(model).backward()
     words = tracked.bert.embeddings.word_embeddings
     both = plain.bert.embeddings.word_embeddings.weight.grad
-    assert not torch.allclose(words.weight.grad, both, atol=1e-4)
-    assert torch.allclose(words.weight.grad + words.decoder_weight.grad, both, atol=1e-6)
+    assert roundings(words.weight.grad, both) > 2**16
+    assert roundings(words.weight.grad + words.decoder_weight.grad, both) < 256
     before = words.weight.detach().clone()
     norm = optimizer.step()
-    assert torch.allclose(words.weight.grad, both / norm.clamp(min=1), atol=1e-6)
+    assert roundings(words.weight.grad, both / norm.clamp(min=1)) < 256
     assert torch.equal(words.decoder_weight, words.weight) and not torch.equal(words.weight, before)
     optimizer.zero_grad()
     assert words.squared_norm.grad is words.decoder_weight.grad is words.weight.grad is None
@@ -350,8 +361,8 @@ def test_memory_of_the_last_gradient_is_used_again():
             tiny_loss(each).backward()
         assert words.weight.grad.data_ptr() == memory
     wanted = fresh.bert.embeddings.word_embeddings
-    assert torch.allclose(words.weight.grad, wanted.weight.grad, atol=1e-6)
-    assert torch.allclose(words.squared_norm.grad, wanted.squared_norm.grad)
+    assert roundings(words.weight.grad, wanted.weight.grad) < 256
+    assert roundings(words.squared_norm.grad, wanted.squared_norm.grad) < 256
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -359,18 +370,19 @@ def test_two_micro_batches_are_one_batch(bf16):
     whole = tiny(BertForSequenceClassification, initializer_range=0.5)
     halves = copy.deepcopy(whole)
     *inputs, labels = *tiny_inputs(), torch.arange(BATCH) % 2
-    norms = []
+    norms, grads = [], []
     for model, parts in ((whole, [slice(0, 13)]), (halves, [slice(0, 5), slice(5, 13)])):
         optimizer = create_optimizer(model, 1e-3, 10, 0)
         for part in parts:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 loss, _ = model(*(values[part] for values in inputs), labels[part])
             (loss * len(labels[part]) / BATCH).backward()
+        grads.append({name: grad.clone() for name, grad in gradients(model).items()})
         norms.append(optimizer.step().item())
-    assert norms[1] == pytest.approx(norms[0], rel=1e-3 if bf16 else 1e-5)
-    if not bf16:
-        for a, b in zip(whole.parameters(), halves.parameters()):
-            assert torch.allclose(a, b, atol=2e-5)
+    # In bfloat16 a part has other numbers of rows, and so may have other kernels, as in float32.
+    assert norms[1] == pytest.approx(norms[0], rel=BF16_ROUNDING if bf16 else 256 * ROUNDING)
+    if not bf16:  # Not the weights: Adam makes steps of noise where a gradient is 0.
+        assert_same_gradients(*grads)
 
 
 # Schedules

@@ -24,8 +24,8 @@ from helpers import ROOT, SAMPLES, Outcome, write_tiny_model  # noqa: E402
 sys.path.insert(0, str(ROOT))
 
 # Set before PyTorch is loaded, so that a run in this process gives the same bits as one that
-# helpers.run starts.
-os.environ["OMP_NUM_THREADS"] = "1"
+# helpers.run starts. `make test-isa` asks for another number of threads.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("BERT_TEST_THREADS", "1")
 # Hides GPUs, so that the tests give the same bits on any machine. Only test_gpu.py needs one; its
 # docstring says how to run it.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -33,6 +33,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than half a minute")
+    config.addinivalue_line("markers", "numeric: holds under any instructions, make test-isa")
 
 
 def _folder(variable):

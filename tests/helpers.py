@@ -179,3 +179,52 @@ class Page(HTMLParser):
             (own["class"], [tuple(map(float, point.split(","))) for point in own["points"].split()])
             for own in self.all("polyline")
         ]
+
+
+# The largest relative error of one rounding to float32, and to bfloat16.
+ROUNDING = 2.0**-24
+BF16_ROUNDING = 2.0**-9
+
+
+def roundings(ours, wanted, scale=None):
+    """The largest difference of two tensors, in float32 roundings of `scale`.
+
+    By default the scale is the largest value wanted. No kernel is exact: a sum of n products may be
+    added up in any order, with or without fused multiply-adds, and then differs by about √n
+    roundings of its largest term. The errors of steps that follow one another add up.
+    """
+    import torch
+
+    ours = torch.as_tensor(ours).detach().double()
+    wanted = torch.as_tensor(wanted).detach().double()
+    assert ours.shape == wanted.shape and ours.isfinite().all()
+    largest = wanted.abs().max() if scale is None else scale
+    return ((ours - wanted).abs().max() / largest / ROUNDING).item()
+
+
+def assert_same_gradients(ours, wanted, limit=256):
+    """Compares {name: gradient} twice, within `limit` roundings.
+
+    The scale of a gradient is its own largest value plus 1/16 of the largest value of all: some
+    gradients are 0 but for rounding, such as that of the keys' bias, which moves all scores of a
+    query alike.
+    """
+    assert ours.keys() == wanted.keys()
+    largest = max(grad.abs().max() for grad in wanted.values())
+    for name, grad in wanted.items():
+        scale = grad.abs().max() + largest / 16
+        assert roundings(ours[name], grad, scale) < limit, name
+
+
+def assert_close_runs(one, other, start):
+    """Compares two runs from the weights in `start`: losses within some roundings, and weights to a
+    thousandth of how far they moved.
+
+    Single weights are not compared: Adam makes whole steps of noise where a gradient is 0 but for
+    rounding, such as that of the keys' bias, on which no loss depends.
+    """
+    assert roundings(losses(one), losses(other)) < 256
+    one, other, start = weights(one), weights(other), weights(start)
+    apart = sum((one[name] - other[name]).square().sum() for name in one).sqrt()
+    moved = sum((one[name] - start[name]).square().sum() for name in start).sqrt()
+    assert apart < 1e-3 * moved

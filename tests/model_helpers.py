@@ -57,6 +57,11 @@ def tiny_loss(model):
     return model(*inputs, positions, positions + 5, weights, targets % 2)[0]
 
 
+def gradients(model):
+    """{name: gradient} of the parameters that have one."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
 def ints(arrays, *names):
     """The named arrays as int64 tensors."""
     return [torch.from_numpy(arrays[name]).long() for name in names]

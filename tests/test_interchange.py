@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, model_flags, write_tiny_model
+from helpers import TINY, model_flags, roundings, write_tiny_model
 
 import checkpoint
 import run_classifier
@@ -85,11 +85,6 @@ def their_outputs(model, config):
 def on_tokens(tensors, mask):
     rows = [tensor[mask > 0] if tensor.shape[:2] == mask.shape else tensor for tensor in tensors]
     return torch.cat([tensor.flatten() for tensor in rows])
-
-
-def difference(one, other):
-    assert one.shape == other.shape
-    return (one - other).abs().max().item()
 
 
 def save(folder, model, config, base, *, safetensors=False, lower=True, strip=True, **facts):
@@ -216,7 +211,7 @@ def test_comes_in(tmp_path, config, form, kind):
     load(target, given, new_head=form is bare)
     if form is bare:
         source, target = source.bert, target.bert
-    assert difference(outputs(source, config), outputs(target, config)) <= 1e-6
+    assert roundings(outputs(source, config), outputs(target, config)) < 64
 
 
 def test_output_dir_comes_in(tmp_path, config, base):
@@ -261,13 +256,11 @@ def test_transformers_models_come_in(tmp_path, config, head, attention):
     ids, segments, mask = batch(config)
     hidden = theirs.base_model.eval()(ids, mask, segments)[0]
     found = ours.bert(ids, segments, mask)[0][-1]
-    assert difference(found[mask > 0], hidden[mask > 0]) <= 1e-6
-    load(
-        MODELS["classifier"](config), tmp_path, new_head=True
-    )  # some have no pooler, so it may be new
+    assert roundings(found[mask > 0], hidden[mask > 0]) < 64
+    load(MODELS["classifier"](config), tmp_path, new_head=True)  # some have no pooler
     if HEADS[head]:
         ours = load(HEADS[head](config), tmp_path).eval()
-        assert difference(outputs(ours, config), their_outputs(theirs, config)) <= 1e-6
+        assert roundings(outputs(ours, config), their_outputs(theirs, config)) < 64
 
 
 # --- out -----------------------------------------------------------------------------------------
@@ -289,7 +282,7 @@ def test_transformers_reads_an_output_dir(tmp_path, config, base, kind, attentio
     unread = {n for n in model.state_dict() if "pooler" in n} if kind == "squad" else set()
     assert set(info["unexpected_keys"]) == unread
     assert not info["missing_keys"] and not info["mismatched_keys"]
-    assert difference(outputs(model, config), their_outputs(theirs, config)) <= 1e-6
+    assert roundings(outputs(model, config), their_outputs(theirs, config)) < 64
     if labels:
         assert list(theirs.config.id2label.values()) == LABELS
         assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -300,7 +293,7 @@ def test_a_regression_has_one_label_there(tmp_path, config, base):
     model = BertForSequenceClassification(config, 1).eval()
     save(tmp_path / "out", model, config, base, labels=[])
     theirs = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert difference(outputs(model, config), their_outputs(theirs, config)) <= 1e-6
+    assert roundings(outputs(model, config), their_outputs(theirs, config)) < 64
 
 
 @pytest.mark.parametrize("lower, strip", [(True, True), (True, False), (False, True)])
@@ -350,7 +343,7 @@ def test_a_run_saves_what_others_read(tmp_path, tiny_model, mrpc, call):
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     config = BertConfig.from_json_file(tmp_path / "out" / "config.json")
     ours = load(BertForSequenceClassification(config), tmp_path / "out" / "model.safetensors")
-    assert difference(outputs(ours.eval(), config), their_outputs(theirs, config)) <= 1e-6
+    assert roundings(outputs(ours.eval(), config), their_outputs(theirs, config)) < 64
 
 
 def test_a_stale_safetensors_is_removed(tmp_path, config, base):

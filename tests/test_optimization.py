@@ -6,7 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from model_helpers import BATCH, ints, tiny, tiny_inputs, tiny_loss, without_dropout, worst
+from helpers import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings
+from model_helpers import (
+    BATCH,
+    gradients,
+    ints,
+    tiny,
+    tiny_inputs,
+    tiny_loss,
+    without_dropout,
+    worst,
+)
 
 from modeling import (
     BertForPreTraining,
@@ -195,9 +205,10 @@ def test_fused_step_equals_the_plain_loop(scale, loss_scale):
         assert torch.allclose(norm.double(), wanted, rtol=1e-5)
         for p, weight, (m, v) in zip(params, weights, moments):
             state = optimizer.state[p]
-            assert torch.allclose(p.detach().double(), weight, rtol=2e-6, atol=2e-6)
-            assert torch.allclose(state["adam_m"].double(), m, rtol=1e-4, atol=1e-7)
-            assert torch.allclose(state["adam_v"].double(), v, rtol=1e-4, atol=1e-12)
+            # Ten steps of a few roundings each, and the norm's, which all gradients share.
+            assert roundings(p, weight) < 64
+            assert roundings(state["adam_m"], m) < 64
+            assert roundings(state["adam_v"], v) < 128
 
 
 def test_small_decay_is_not_rounded_away():
@@ -303,7 +314,7 @@ def test_norm_counts_every_looked_up_token(head, bf16):
         loss.backward()
         wanted = reference_norm(plain).item()
     norm = optimizer.global_norm().item()
-    assert norm == pytest.approx(wanted, rel=1e-3 if bf16 else 1e-5)
+    assert norm == pytest.approx(wanted, rel=BF16_ROUNDING if bf16 else 256 * ROUNDING)
     table = model.bert.embeddings.word_embeddings
     # The two differ by more than the tolerance (of squares: twice), so that the test can fail.
     assert abs(table.weight.grad.square().sum() / table.squared_norm.grad - 1) > 4e-3
@@ -317,11 +328,11 @@ def test_tied_decoder_trains_the_table():
         tiny_loss(each).backward()
     table = model.bert.embeddings.word_embeddings
     both = plain.bert.embeddings.word_embeddings.weight.grad
-    assert not torch.allclose(table.weight.grad, both, atol=1e-4)
-    assert torch.allclose(table.weight.grad + table.decoder_weight.grad, both, atol=1e-6)
+    assert roundings(table.weight.grad, both) > 2**16
+    assert roundings(table.weight.grad + table.decoder_weight.grad, both) < 256
     before = table.weight.detach().clone()
     norm = optimizer.step()
-    assert torch.allclose(table.weight.grad, both / norm.clamp(min=1), atol=1e-6)
+    assert roundings(table.weight.grad, both / norm.clamp(min=1)) < 256
     assert torch.equal(table.decoder_weight, table.weight) and not torch.equal(table.weight, before)
     optimizer.zero_grad()
     assert table.squared_norm.grad is table.decoder_weight.grad is table.weight.grad is None
@@ -340,8 +351,8 @@ def test_memory_of_the_last_gradient_is_used_again():
             tiny_loss(each).backward()
         assert words.weight.grad.data_ptr() == memory
     wanted = fresh.bert.embeddings.word_embeddings
-    assert torch.allclose(words.weight.grad, wanted.weight.grad, atol=1e-6)
-    assert torch.allclose(words.squared_norm.grad, wanted.squared_norm.grad)
+    assert roundings(words.weight.grad, wanted.weight.grad) < 256
+    assert roundings(words.squared_norm.grad, wanted.squared_norm.grad) < 256
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -349,18 +360,19 @@ def test_two_micro_batches_are_one_batch(bf16):
     whole = tiny(BertForSequenceClassification, initializer_range=0.5)
     halves = copy.deepcopy(whole)
     *inputs, labels = *tiny_inputs(), torch.arange(BATCH) % 2
-    norms = []
+    norms, grads = [], []
     for model, parts in ((whole, [slice(0, 13)]), (halves, [slice(0, 5), slice(5, 13)])):
         optimizer = create_optimizer(model, 1e-3, 10, 0)
         for part in parts:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 loss, _ = model(*(values[part] for values in inputs), labels[part])
             (loss * len(labels[part]) / BATCH).backward()
+        grads.append({name: grad.clone() for name, grad in gradients(model).items()})
         norms.append(optimizer.step().item())
-    assert norms[1] == pytest.approx(norms[0], rel=1e-3 if bf16 else 1e-5)
-    if not bf16:
-        for a, b in zip(whole.parameters(), halves.parameters()):
-            assert torch.allclose(a, b, atol=2e-5)
+    # In bfloat16 a part has other numbers of rows, and so may have other kernels, as in float32.
+    assert norms[1] == pytest.approx(norms[0], rel=BF16_ROUNDING if bf16 else 256 * ROUNDING)
+    if not bf16:  # Not the weights: Adam makes steps of noise where a gradient is 0.
+        assert_same_gradients(*grads)
 
 
 # Schedules

@@ -40,6 +40,12 @@ ENCODER = {  # golden -> ours; kernels are transposed
 # Google's trajectories
 
 
+# How far an independent float32 implementation is from Google's: losses 16 roundings, norms 170,
+# weights 1.2e-7 where steps are 1e-3. The limits are four times that, and for the norm six times,
+# since a gradient has come back through all layers.
+LOSS, NORM, WEIGHT = 64, 1024, 5e-7
+
+
 def follow(model, optimizer, losses, truth, prefix=""):
     """Trains on the `losses`, and compares each step with Google's."""
     norm_name = "train_global_norm" if prefix else "google_global_norm"
@@ -49,27 +55,28 @@ def follow(model, optimizer, losses, truth, prefix=""):
         assert optimizer.get_lr() == truth[f"{prefix}learning_rate"][step]
         norm = optimizer.step()
         optimizer.zero_grad()
-        assert abs(loss.item() - truth[f"{prefix}loss"][step]) < 2e-6, step
-        assert abs(norm.item() / truth[norm_name][step] - 1) < 2e-5, step
+        wanted = truth[f"{prefix}loss"][step]
+        assert roundings(loss, wanted, max(1, wanted)) < LOSS, step
+        assert roundings(norm, truth[norm_name][step]) < NORM, step
 
 
 def check_encoder(model, truth):
     weights = model.state_dict()
     for name, ours in ENCODER.items():
         wanted = truth[name].T if "kernel" in name else truth[name]
-        assert worst(weights[ours], wanted) < 5e-7, name
+        assert worst(weights[ours], wanted) < WEIGHT, name
     words = weights["bert.embeddings.word_embeddings.weight"][truth["word_rows"]]
-    assert worst(words, truth["word_embeddings_final_rows"]) < 5e-7
+    assert worst(words, truth["word_embeddings_final_rows"]) < WEIGHT
     places = weights["bert.embeddings.position_embeddings.weight"][[0, 63, 127, 511]]
-    assert worst(places, truth["position_embeddings_final_rows_0_63_127_511"]) < 5e-7
+    assert worst(places, truth["position_embeddings_final_rows_0_63_127_511"]) < WEIGHT
 
 
 def check_slots(optimizer, parameter, truth, name, transpose=False):
     for moment in ("adam_m", "adam_v"):
         wanted = truth[f"slot__{name}.{moment}"]
-        np.testing.assert_allclose(
-            optimizer.state[parameter][moment], wanted, 2e-3, 2e-7 if moment == "adam_m" else 1e-12
-        )
+        # Sums of some gradients, each with the norm's error; the second is one of squares.
+        limit = NORM if moment == "adam_m" else 2 * NORM
+        assert roundings(optimizer.state[parameter][moment], wanted) < limit, moment
 
 
 def test_classifier_trains_as_googles(pretrained, goldens):
@@ -86,17 +93,17 @@ def test_classifier_trains_as_googles(pretrained, goldens):
     def loss_of_batch(i):
         return lambda model: model(*(values[8 * i : 8 * i + 8] for values in arrays))[0]
 
-    assert worst(evaluate(), truth["eval_logits_before"]) < 2e-6
+    assert roundings(evaluate(), truth["eval_logits_before"], 1.0) < LOSS
     model.train()
     optimizer = create_optimizer(model, 2e-5, 40, 4)
     follow(model, optimizer, map(loss_of_batch, range(40)), truth)
     check_encoder(model, truth)
-    assert worst(model.classifier.weight, truth["head_weights_final"]) < 5e-7
-    assert worst(model.classifier.bias, truth["head_bias_final"]) < 5e-7
+    assert worst(model.classifier.weight, truth["head_weights_final"]) < WEIGHT
+    assert worst(model.classifier.bias, truth["head_bias_final"]) < WEIGHT
     check_slots(optimizer, model.classifier.weight, truth, "output_weights")
     query = model.bert.encoder.layer[0].attention.self.query
     check_slots(optimizer, query.bias, truth, "bert.encoder.layer_0.attention.self.query.bias")
-    assert worst(evaluate(), truth["eval_logits_after"]) < 5e-6
+    assert roundings(evaluate(), truth["eval_logits_after"], 1.0) < 2 * LOSS
 
 
 def test_question_answering_trains_as_googles(pretrained, goldens):
@@ -113,8 +120,8 @@ def test_question_answering_trains_as_googles(pretrained, goldens):
         tokens = arrays[2][:16].bool()
         for ours, side in zip(logits, ("start", "end")):
             wanted = truth[f"eval_{side}_logits_{when}"]
-            assert worst(ours, wanted) < 5e-4
-            assert worst(ours[tokens], wanted[tokens.numpy()]) < 1e-5
+            assert worst(ours, wanted) < 5e-4  # padding: four times Google's own noise
+            assert roundings(ours[tokens], wanted[tokens.numpy()], 1.0) < 4 * LOSS
 
     def loss_of_batch(i):
         return lambda model: model(*(values[4 * i : 4 * i + 4] for values in arrays))[0]
@@ -124,7 +131,7 @@ def test_question_answering_trains_as_googles(pretrained, goldens):
     optimizer = create_optimizer(model, 2e-5, 20, 2)
     follow(model, optimizer, map(loss_of_batch, range(20)), truth)
     check_encoder(model, truth)
-    assert worst(model.qa_outputs.weight, truth["head_weights_final"]) < 5e-7
+    assert worst(model.qa_outputs.weight, truth["head_weights_final"]) < WEIGHT
     check_slots(optimizer, model.qa_outputs.weight, truth, "cls.squad.output_weights")
     check_logits("after")
 
@@ -138,10 +145,11 @@ def test_answers_outside_the_window_cost_as_googles(pretrained, goldens):
     optimizer = create_optimizer(model, 2e-5, 20, 2)
     loss, _ = model(*ints(truth, *(f"in_{name}" for name in names)))
     loss.backward()
-    assert abs(loss.item() - truth["loss"]) < 2e-6
-    assert abs(optimizer.global_norm().item() / truth["google_global_norm"] - 1) < 2e-5
-    assert worst(model.qa_outputs.weight.grad, truth["grad_output_weights"]) < 5e-6
-    assert worst(model.qa_outputs.bias.grad, truth["grad_output_bias"]) < 1e-6
+    assert roundings(loss, truth["loss"]) < LOSS
+    assert roundings(optimizer.global_norm(), truth["google_global_norm"]) < NORM
+    assert roundings(model.qa_outputs.weight.grad, truth["grad_output_weights"]) < LOSS
+    scale = np.abs(truth["grad_output_weights"]).max()  # that of the bias is 0 but for rounding
+    assert roundings(model.qa_outputs.bias.grad, truth["grad_output_bias"], scale) < LOSS
 
 
 def test_pretraining_trains_as_googles(pretrained, goldens):
@@ -169,7 +177,7 @@ def test_pretraining_trains_as_googles(pretrained, goldens):
         (heads.predictions.transform.dense.weight.T[:8], "transform_kernel_rows0_8"),
         (words[[0, *range(100, 110)]], "word_embeddings_rows_0_100_110"),
     ):
-        assert worst(ours, truth[f"final_{name}"]) < 5e-7, name
+        assert worst(ours, truth[f"final_{name}"]) < WEIGHT, name
 
 
 # The formula

@@ -6,7 +6,8 @@ Contenders, each a whole step (batch, forward, backward, clipping, optimizer) on
     default   transformers' BertForPreTraining as its users run it: padded to the maximum, -100 as
               the label of what is not masked (its DataCollatorForLanguageModeling), and so scores
               over the vocabulary at every position; fused AdamW, gradient norm 1.0
-    best      the same padded to a batch's longest and in bfloat16
+    best      the same padded to a batch's longest, and in bfloat16 where the CPU has instructions
+              for it
 
 The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads,
 at the model's shapes, the vocabulary's projection among them. Useful FLOPs are those of tokens in
@@ -43,6 +44,7 @@ from optimization import create_optimizer  # noqa: E402
 from tokenization import FullTokenizer  # noqa: E402
 
 torch.set_num_threads(args.threads)
+BEST = "float32" if common.why_not_bfloat16() else "bfloat16"  # what is fastest on this CPU
 WIDTH, VOCAB, SHAPE = 128, 30522, common.SHAPES[args.shape]
 
 
@@ -113,7 +115,7 @@ def theirs(dtype, width):
 def make_step(name, dtype):
     if name == "ours":
         return ours(dtype)
-    return theirs(torch.bfloat16, 0) if name == "best" else theirs(torch.float32, WIDTH)
+    return theirs(getattr(torch, BEST), 0) if name == "best" else theirs(torch.float32, WIDTH)
 
 
 def matrix_shapes():
@@ -135,6 +137,7 @@ def flops(rows):
 
 def peak_memory(name, dtype):
     """Largest resident set in MB of a process that does three steps of one contender."""
+    common.progress(f"memory of {name}")
     command = [sys.executable, __file__, *sys.argv[1:], "--child", f"{name}:{str(dtype)[6:]}"]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     return float(output.split()[-1])
@@ -150,7 +153,8 @@ def child(name, dtype):
 def compare(dtype, rows):
     batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
     steps = {name: make_step(name, dtype) for name in ("ours", "default", "best")}
-    for step in steps.values():  # All begin with the loss of guessing.
+    for name, step in steps.items():  # All begin with the loss of guessing.
+        common.progress(f"{name}, {str(dtype)[6:]}, first step")
         assert abs(step(batches[0]).item() - np.log(VOCAB) - np.log(2)) < 0.5
     contenders = {
         name: lambda number, step=step: step(batches[number]) for name, step in steps.items()
@@ -176,11 +180,9 @@ def main():
     if args.child:
         child(*args.child.split(":"))
         return
+    common.progress("making instances")
     rows = rows_of((4 if args.quick else args.rounds) * args.batch)
-    figures = [
-        compare(getattr(torch, name), rows)
-        for name in ([args.dtype] if args.dtype else ["float32", "bfloat16"])
-    ]
+    figures = [compare(getattr(torch, name), rows) for name in common.precisions(args.dtype)]
     table = [
         [
             f["dtype"], *(common.text(f["ratio"][name]) for name in ("default", "best")),
@@ -190,7 +192,7 @@ def main():
         ]
         for f in figures
     ]  # fmt: skip
-    header = ["ours in", "× default (float32)", "× best (bfloat16)", "tokens/s ours", "default",
+    header = ["ours in", "× default (float32)", f"× best ({BEST})", "tokens/s ours", "default",
               "best", "limit GFLOP/s", "share", "memory / default"]  # fmt: skip
     length = sum(len(row.input_ids) for row in rows) / len(rows)
     masked = sum(len(row.labels) for row in rows) / len(rows)

@@ -47,7 +47,7 @@ def roundings(ours, wanted, scale=None):
 
     ours, wanted = (torch.as_tensor(x).detach().double() for x in (ours, wanted))
     assert ours.shape == wanted.shape and ours.isfinite().all()
-    largest = wanted.abs().max() if scale is None else scale
+    largest = float(wanted.abs().max() if scale is None else scale)
     return ((ours - wanted).abs().max() / largest / ROUNDING).item()
 
 

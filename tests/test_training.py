@@ -148,6 +148,7 @@ def test_so_many_checkpoints_are_kept(short_run, tmp_path, keep):
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6][-keep:]
 
 
+@pytest.mark.numeric
 def test_every_step_may_be_the_last_before_a_kill(short_run, short, tmp_path):
     """From the checkpoint of each step the run ends with the same bits."""
     every = train(
@@ -353,6 +354,7 @@ def assert_close_runs(one, other, start):
     assert apart < 1e-3 * gone
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("flag", ("gradient_accumulation_steps", "accumulate_gradients"))
 @pytest.mark.parametrize("accumulation", (2, 3, 4))
 def test_accumulation_changes_nothing(
@@ -474,6 +476,7 @@ class Replicas(torch.nn.Module):
         return torch.cat(outputs)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("driver", (run_classifier, run_squad))
 @pytest.mark.parametrize("devices", (2, 3, 4))
 def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(

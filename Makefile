@@ -1,5 +1,6 @@
 # make demo   the main job end to end: a TensorFlow checkpoint, converted, fine-tuned, evaluated
-# make test   lint and tests
+# make test   lint and tests, on two cores
+# make test-isa  the numerical tests again as on other CPUs, with one thread and with two
 # make bench  benchmarks
 # make faults runs that are killed, full disks, damaged files, hostile input: half an hour
 # Each sets up what it needs in .venv, from requirements*.txt alone.
@@ -20,7 +21,7 @@ SQUAD_EPOCHS := $(if $(SQUAD_DIR),2,15)
 MODEL := --vocab_file $(TF)/vocab.txt --bert_config_file $(TF)/bert_config.json \
 	--init_checkpoint $(PT)/pytorch_model.bin
 
-.PHONY: demo test lint bench faults checkpoint clean
+.PHONY: demo test test-isa lint bench faults checkpoint clean
 demo: $(PT)/pytorch_model.bin
 	@echo "== Fine-tuning on sentence pairs of $(MRPC)"
 	$(BIN)/python run_classifier.py --task_name MRPC --do_train --do_eval --data_dir $(MRPC) \
@@ -39,7 +40,10 @@ demo: $(PT)/pytorch_model.bin
 test: $(VENV)/test.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
+
+test-isa: $(VENV)/test.ready
+	$(BIN)/python tests/isa.py
 
 bench: $(VENV)/test.ready
 	for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done

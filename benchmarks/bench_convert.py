@@ -87,6 +87,7 @@ def main():
     processor, peak = {}, {}
     with tempfile.TemporaryDirectory(dir=args.folder or None) as folder:
         child = [__file__, "--threads", str(args.threads), *(["--quick"] if args.quick else [])]
+        common.progress("writing a checkpoint of random weights")
         start(*child, "--child", f"write:{folder}")
         data = f"{folder}/bert_model.ckpt.data-00000-of-00001"
         size = os.path.getsize(data)

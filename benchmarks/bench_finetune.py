@@ -8,7 +8,7 @@ examples:
                   (training_args.py) configure it: padded to the maximum, its default attention
                   (SDPA), fused AdamW, gradient norm 1.0
     best          transformers at its best: batches grouped by length and padded to their longest,
-                  fused AdamW, bfloat16
+                  fused AdamW, bfloat16 where the CPU has instructions for it, else float32
     first port    as the PyTorch port of November 2018, in float32: padded; attention, LayerNorm and
                   GELU written out in single operations; gradients clipped one by one; Adam in a
                   Python loop
@@ -48,6 +48,7 @@ from contenders import (  # noqa: E402
 from data import model_inputs  # noqa: E402
 
 torch.set_num_threads(args.threads)
+BEST = "float32" if common.why_not_bfloat16() else "bfloat16"  # what is fastest on this CPU
 
 
 class WrittenLayerNorm(torch.nn.LayerNorm):
@@ -101,7 +102,7 @@ def make_step(name, task, shape, dtype):
     if name == "ours":
         return ours(task, shape, dtype, "cpu")
     if name == "best":
-        return theirs(task, shape, torch.bfloat16, "cpu")
+        return theirs(task, shape, getattr(torch, BEST), "cpu")
     if name == "default":
         return theirs(task, shape, torch.float32, "cpu", width=WIDTH[task])
     return first_port(task, shape)
@@ -109,6 +110,7 @@ def make_step(name, task, shape, dtype):
 
 def peak_memory(name, task, shape, dtype):
     """The largest resident set, in MB, of a process that does three steps of one contender."""
+    common.progress(f"memory of {name}")
     child = f"{name}:{task}:{shape}:{str(dtype)[6:]}"
     command = [sys.executable, __file__, "--threads", str(args.threads), "--child", child]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
@@ -134,6 +136,7 @@ def compare(task, shape, dtype, features):
         name: lambda number, step=step, data=data: step(data[number % len(data)])
         for name, (step, data) in steps.items()
     }
+    common.progress(f"{task}, {shape}, {str(dtype)[6:]}: the limit, then each contender in turn")
     ceiling = [limit(matrix_shapes(shape), dtype)]
     seconds = common.interleave(contenders, len(batches))
     ceiling.append(limit(matrix_shapes(shape), dtype))
@@ -158,14 +161,14 @@ def main():
     if args.child:
         child(*args.child.split(":"))
         return
-    figures = []
+    figures, names = [], common.precisions(args.dtype)
     print(
         f"transformers {transformers.__version__}; {args.threads} threads; ours is n times as fast"
     )
     for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
         features = features_of(task)
         for shape in [args.shape] if args.shape else list(common.SHAPES)[: 1 if args.quick else 2]:
-            for name in [args.dtype] if args.dtype else ["float32", "bfloat16"]:
+            for name in names:
                 figures.append(compare(task, shape, getattr(torch, name), features))
     rows = [
         [
@@ -180,7 +183,7 @@ def main():
         ]
         for f in figures
     ]  # fmt: skip
-    header = ["task", "shape", "ours in", "× default (float32)", "× best (bfloat16)",
+    header = ["task", "shape", "ours in", "× default (float32)", f"× best ({BEST})",
               "× first port (float32)", "tokens/s ours", "default", "best", "limit GFLOP/s",
               "share", "memory / default"]  # fmt: skip
     common.table("Fine-tuning steps", header, rows)

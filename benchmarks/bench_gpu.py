@@ -200,6 +200,7 @@ def compare(task, shape, size, mode):
         if CUDA:
             peak[name] = max(peak[name], torch.cuda.max_memory_allocated() - others)
 
+    common.progress(f"{shape} {task} {mode} {size}: the limit, then each contender in turn")
     ceiling = [limit()]
     seconds = common.interleave(
         {name: lambda number, name=name: turn(name, number) for name in steps}, rounds
@@ -209,6 +210,7 @@ def compare(task, shape, size, mode):
     ratios = common.ratios(seconds, "default")
     figures = {}
     for name, step in steps.items():
+        common.progress(f"{name}, once more under the profiler")
         total = sum(seconds[name])
         times, waits = kernel_times(step, data[name][: args.steps])
         figures[name] = {

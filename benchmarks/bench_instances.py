@@ -102,10 +102,12 @@ def speed(folder, chosen, size, rounds):
             script + command(path, folder / "x"), check=True, stdout=subprocess.DEVNULL
         ),
     }
+    common.progress("plain and ours make the same instances")
     assert contenders["plain"]() == contenders["ours"]()
     seconds = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, function in contenders.items():
+            common.progress(name)
             start = processor_seconds()
             function()
             seconds[name].append(processor_seconds() - start)
@@ -132,6 +134,7 @@ def memory(folder, chosen, megabytes, *flags):
     path, output = folder / "text.txt", folder / f"{megabytes}{len(flags)}"
     pretraining_text.write(path, chosen, megabytes * 1e6)
     output.mkdir()
+    common.progress(f"memory with {megabytes} MB of text {' '.join(flags)}")
     arguments = command(path, output / "x", *flags)
     start = time.perf_counter()
     own, workers = subprocess.run(

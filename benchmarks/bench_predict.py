@@ -116,7 +116,7 @@ def theirs(task, folder, output):
     print(evaluate(dataset, answers))
 
 
-def compare(task, shape, rounds):
+def compare(task, shape, rounds, bfloat16):
     with tempfile.TemporaryDirectory() as folder:
         make_weights(folder, shape)
         output = f"{folder}/output"
@@ -130,14 +130,15 @@ def compare(task, shape, rounds):
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
-        seconds = common.interleave(
-            {
-                "ours": lambda _: start(*ours(task, folder, output)),
-                "ours, bfloat16": lambda _: start(*ours(task, folder, output), "--bf16"),
-                "transformers by default": lambda _: start(*default),
-            },
-            rounds,
-        )
+        contenders = {
+            "ours": lambda _: start(*ours(task, folder, output)),
+            "ours, bfloat16": lambda _: start(*ours(task, folder, output), "--bf16"),
+            "transformers by default": lambda _: start(*default),
+        }
+        if not bfloat16:
+            del contenders["ours, bfloat16"]
+        common.progress(f"{task}, {shape}")
+        seconds = common.interleave(contenders, rounds)
     ratio = common.ratios(seconds, "transformers by default")
     return [
         [task, shape, name, f"{common.spread(times)['median']:.1f}", common.text(ratio[name])]
@@ -150,9 +151,10 @@ def main():
         theirs(*args.child.split(":"))
         return
     rounds, rows = 2 if args.quick else args.rounds, []
+    bfloat16 = "bfloat16" in common.precisions()
     for shape in [args.shape] if args.shape else list(common.SHAPES)[: 1 if args.quick else 2]:
         for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
-            rows += compare(task, shape, rounds)
+            rows += compare(task, shape, rounds, bfloat16)
     common.table("End to end", ["task", "shape", "", "seconds", "× transformers"], rows)
     common.finish(args, rows)
 

@@ -7,7 +7,8 @@ instances:
     default   transformers' BertForPreTraining as its users run it: padded to the maximum, label
               -100 for words that are not masked (as its DataCollatorForLanguageModeling sets it)
               and so scores over the vocabulary at every position; fused AdamW, gradient norm 1.0
-    best      the same, padded to the longest row of a batch, and in bfloat16
+    best      the same, padded to the longest row of a batch, and in bfloat16 where the CPU has
+              instructions for it
 
 The limit is the best FLOP/s of torch.nn.functional.linear in the same process, dtype and threads,
 at the model's shapes, including the projection to the vocabulary. Useful FLOPs are those of the
@@ -44,6 +45,7 @@ from optimization import create_optimizer  # noqa: E402
 from tokenization import FullTokenizer  # noqa: E402
 
 torch.set_num_threads(args.threads)
+BEST = "float32" if common.why_not_bfloat16() else "bfloat16"  # what is fastest on this CPU
 WIDTH, VOCAB, SHAPE = 128, 30522, common.SHAPES[args.shape]
 
 
@@ -114,7 +116,7 @@ def theirs(dtype, width):
 def make_step(name, dtype):
     if name == "ours":
         return ours(dtype)
-    return theirs(torch.bfloat16, 0) if name == "best" else theirs(torch.float32, WIDTH)
+    return theirs(getattr(torch, BEST), 0) if name == "best" else theirs(torch.float32, WIDTH)
 
 
 def matrix_shapes():
@@ -136,6 +138,7 @@ def flops(rows):
 
 def peak_memory(name, dtype):
     """The largest resident set, in MB, of a process that does three steps of one contender."""
+    common.progress(f"memory of {name}")
     command = [sys.executable, __file__, *sys.argv[1:], "--child", f"{name}:{str(dtype)[6:]}"]
     output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     return float(output.split()[-1])
@@ -151,7 +154,8 @@ def child(name, dtype):
 def compare(dtype, rows):
     batches = [rows[start : start + args.batch] for start in range(0, len(rows), args.batch)]
     steps = {name: make_step(name, dtype) for name in ("ours", "default", "best")}
-    for step in steps.values():  # All start with the loss of guessing.
+    for name, step in steps.items():  # All start with the loss of guessing.
+        common.progress(f"{name}, {str(dtype)[6:]}, first step")
         assert abs(step(batches[0]).item() - np.log(VOCAB) - np.log(2)) < 0.5
     contenders = {
         name: lambda number, step=step: step(batches[number]) for name, step in steps.items()
@@ -177,11 +181,9 @@ def main():
     if args.child:
         child(*args.child.split(":"))
         return
+    common.progress("making instances")
     rows = rows_of((4 if args.quick else args.rounds) * args.batch)
-    figures = [
-        compare(getattr(torch, name), rows)
-        for name in ([args.dtype] if args.dtype else ["float32", "bfloat16"])
-    ]
+    figures = [compare(getattr(torch, name), rows) for name in common.precisions(args.dtype)]
     table = [
         [
             f["dtype"], *(common.text(f["ratio"][name]) for name in ("default", "best")),
@@ -191,7 +193,7 @@ def main():
         ]
         for f in figures
     ]  # fmt: skip
-    header = ["ours in", "× default (float32)", "× best (bfloat16)", "tokens/s ours", "default",
+    header = ["ours in", "× default (float32)", f"× best ({BEST})", "tokens/s ours", "default",
               "best", "limit GFLOP/s", "share", "memory / default"]  # fmt: skip
     length = sum(len(row.input_ids) for row in rows) / len(rows)
     masked = sum(len(row.labels) for row in rows) / len(rows)

@@ -34,6 +34,7 @@ KINDS = {
 
 def profiled(step, batches, threads):
     """({kind: share of the step}, seconds per step without the profiler)"""
+    common.progress(f"{threads} threads" if threads > 1 else "one thread")
     torch.set_num_threads(threads)
     for batch in batches:  # Kernels are created on first use, and again for more threads.
         step(batch)
@@ -50,6 +51,7 @@ def profiled(step, batches, threads):
 
 
 def measure(task, dtype, batches):
+    common.progress(f"{task}, {dtype}")
     step = ours(task, args.shape, getattr(torch, dtype), "cpu")
     one, seconds_one = profiled(step, batches, 1)
     more, seconds_more = profiled(step, batches, args.threads)
@@ -72,9 +74,10 @@ def main():
 
     modeling.random_int16 = recorded
     rounds, figures = 3 if args.quick else args.rounds, []
+    names = common.precisions(args.dtype)
     for task in [args.task] if args.task else ["MRPC", "SQuAD"]:
         batches, _ = training_batches(task, features_of(task), rounds)
-        for dtype in [args.dtype] if args.dtype else ["float32", "bfloat16"]:
+        for dtype in names:
             figures.append(measure(task, dtype, batches))
     rows = [
         [

@@ -89,6 +89,7 @@ def main():
         sizes = sizes[:3] if args.quick else sizes
         figures[what] = []
         for size in sizes:
+            common.progress(f"{what} {size}")
             command = [__file__, "--threads", str(args.threads), "--child", f"{what}:{size}"]
             output = subprocess.run([sys.executable, *command], capture_output=True, check=True)
             figures[what].append([size, *json.loads(output.stdout.splitlines()[-1])])

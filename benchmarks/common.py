@@ -11,6 +11,7 @@ import platform
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -38,11 +39,57 @@ def parse_args(description, **extra):
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if not getattr(args, "child", ""):  # whose output is read by the one that started it
+        threading.Thread(target=_repeat_progress, daemon=True).start()
     return args
+
+
+PROGRESS = {"line": "", "time": float("-inf")}
+SILENCE = 25  # seconds after which the last line of progress is said again
+
+
+def progress(line):
+    """Says on stderr what is measured next, but not more than twice a second."""
+    now = time.monotonic()
+    PROGRESS["line"] = line
+    if now > PROGRESS["time"] + 0.5:
+        PROGRESS["time"] = now
+        print(f"… {line}", file=sys.stderr, flush=True)
+
+
+def _repeat_progress():
+    """A thread that sleeps nearly always, so that it does not disturb what is measured."""
+    while True:
+        time.sleep(1)
+        if PROGRESS["line"] and time.monotonic() > PROGRESS["time"] + SILENCE:
+            progress(PROGRESS["line"])
+
+
+def precisions(asked=""):
+    """Names of the precisions to measure: `asked`, or both; without bfloat16 where it is emulated.
+
+    Then the reason is printed. Ends the process where nothing is left.
+    """
+    names, reason = [asked] if asked else ["float32", "bfloat16"], why_not_bfloat16()
+    if reason and "bfloat16" in names:
+        print(f"bfloat16 is left out: {reason} (BERT_FORCE_BF16=1 measures it)", flush=True)
+        names.remove("bfloat16")
+    if not names:
+        sys.exit("nothing is left to measure")
+    return names
+
+
+def why_not_bfloat16():
+    """Why products in bfloat16 are emulated on the CPU; "" where they are native."""
+    import precision
+
+    return precision.emulation("cpu")
 
 
 def machine(threads):
     """Date, processor, threads, and the versions of the libraries that are loaded."""
+    import precision
+
     name = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -55,6 +102,7 @@ def machine(threads):
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": name,
+        "instructions": precision.instruction_sets(),
         "threads": threads,
         "python": platform.python_version(),
         **{library: version for library, version in versions.items() if version},
@@ -70,6 +118,8 @@ def interleave(contenders, rounds, warmup=1, before=lambda: None):
     order = deque(contenders)
     for number in range(-warmup, rounds):
         for name in order:
+            round_name = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
+            progress(f"{name}, {round_name}")
             before()
             start = time.perf_counter()
             contenders[name](max(number, 0))
@@ -108,8 +158,9 @@ def text(figure):
 
 
 def table(title, header, rows):
-    """Prints a Markdown table."""
-    print(f"\n{title}\n")
+    """Prints a Markdown table, under its title and the CPU's instruction sets."""
+    facts = machine(0)
+    print(f"\n{title}\n\n{facts['processor']}: {facts['instructions']}\n")
     print("| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
     for row in rows:

@@ -198,7 +198,7 @@ def roundings(ours, wanted, scale=None):
     ours = torch.as_tensor(ours).detach().double()
     wanted = torch.as_tensor(wanted).detach().double()
     assert ours.shape == wanted.shape and ours.isfinite().all()
-    largest = wanted.abs().max() if scale is None else scale
+    largest = float(wanted.abs().max() if scale is None else scale)
     return ((ours - wanted).abs().max() / largest / ROUNDING).item()
 
 

@@ -42,7 +42,8 @@ def test_equals_the_golden_file(goldens, bert_dir, tmp_path):
             assert [x["index"] for x in token["layers"]] == [-1, -2, -3, -4]
             values = np.array([x["values"] for x in token["layers"]])
             golden_values = np.array([x["values"] for x in golden["layers"]])
-            assert np.abs(values - golden_values).max() <= 1e-5  # both rounded to 1e-6
+            # Four times Google's own noise, 3e-6, on either side of it; both rounded to 1e-6.
+            assert np.abs(values - golden_values).max() <= 1.6e-5
 
 
 def test_npz_holds_the_same(bert_dir, tmp_path):

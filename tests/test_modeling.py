@@ -68,6 +68,7 @@ def assert_googles(ours, exact, truth, noise, grain=False):
     assert grain or own.square().mean() < 4**2 * googles.square().mean()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("padding", [False, True])
 def test_hidden_states_of_every_layer_are_googles(pretrained, exact, goldens, padding):
     truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
@@ -91,6 +92,7 @@ def test_hidden_states_of_every_layer_are_googles(pretrained, exact, goldens, pa
                 assert not layer[~tokens].any()
 
 
+@pytest.mark.numeric
 def test_inside_of_the_first_layer_is_googles(computing_padding, goldens):
     truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
     inputs, seen = [values[:1] for values in inputs], []
@@ -117,6 +119,7 @@ def test_inside_of_the_first_layer_is_googles(computing_padding, goldens):
         assert_googles(*found, wanted, 3e-6 * np.abs(wanted).max())
 
 
+@pytest.mark.numeric
 def test_sums_over_all_positions_are_googles(computing_padding, goldens):
     truth, inputs = golden(goldens, "fwd_mrpc_all_layers")
     outputs = [model.bert(*inputs)[0] for model in computing_padding]
@@ -128,6 +131,7 @@ def test_sums_over_all_positions_are_googles(computing_padding, goldens):
         assert_googles(*squares, truth["layers_sqsum"][:, index], 5e-2)  # of 5e4
 
 
+@pytest.mark.numeric
 def test_last_layer_pooler_and_next_sentence_are_googles(pretrained, exact, goldens):
     truth, inputs = golden(goldens, "fwd_mrpc_last")
     (layers, pooled), (exact_layers, exact_pooled) = (m.bert(*inputs) for m in (pretrained, exact))
@@ -141,6 +145,7 @@ def test_last_layer_pooler_and_next_sentence_are_googles(pretrained, exact, gold
     assert_googles(*(each.log_softmax(1) for each in scores), truth["nsp_log_probs"], 2e-7)
 
 
+@pytest.mark.numeric
 def test_squad_windows_are_googles(pretrained, exact, goldens):
     truth, inputs = golden(goldens, "fwd_squad")
     (layers, pooled), (exact_layers, exact_pooled) = (m.bert(*inputs) for m in (pretrained, exact))
@@ -150,6 +155,7 @@ def test_squad_windows_are_googles(pretrained, exact, goldens):
     assert_googles(pooled, exact_pooled, truth["pooled_output"], 5e-7)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("padding", [False, True])
 def test_odd_masks_are_googles(pretrained, exact, goldens, padding):
     truth, inputs = golden(goldens, "fwd_edge")
@@ -171,6 +177,7 @@ def test_odd_masks_are_googles(pretrained, exact, goldens, padding):
         assert_googles(last[computed], exact_last[computed], truth_last[computed], noise, grain)
 
 
+@pytest.mark.numeric
 def test_masked_lm_scores_are_googles(pretrained, exact, goldens):
     truth, inputs = golden(goldens, "fwd_mrpc_mlm")
     positions = torch.from_numpy(truth["masked_lm_positions"]).long()
@@ -194,6 +201,7 @@ def test_masked_lm_scores_are_googles(pretrained, exact, goldens):
     assert roundings(loss, exact_loss) < 64
 
 
+@pytest.mark.numeric
 def test_pretraining_evaluation_is_googles(pretrained, exact, goldens):
     truth = np.load(goldens / "pretrain_loss.npz")
     names = ("input_ids", "segment_ids", "input_mask", "masked_lm_positions", "masked_lm_ids")
@@ -238,12 +246,14 @@ def test_shapes_of_odd_sizes():
     assert list(start.shape) == list(end.shape) == [BATCH, WIDTH]
 
 
+@pytest.mark.numeric
 def test_without_mask_and_types_all_is_attended_and_first_type():
     ids, model = tiny_inputs()[0], tiny()
     given = model(ids, torch.zeros_like(ids), torch.ones_like(ids))[1]
     assert torch.equal(model(ids)[1], given)
 
 
+@pytest.mark.numeric
 def test_where_nothing_is_computed_outputs_are_constant():
     inputs = tiny_inputs()
     padding = inputs[2] == 0
@@ -255,6 +265,7 @@ def test_where_nothing_is_computed_outputs_are_constant():
     assert (tiny(BertForPreTraining)(*inputs)[0][padding] == MASKED_SCORE).all()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", HEADS)
 def test_packed_equals_computing_padding(head):
     packed, padded = tiny(head), tiny(head)
@@ -296,6 +307,7 @@ ATTENTIONS = (
 )
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_equals_the_plain_formula(holes, attention):
@@ -319,6 +331,7 @@ def test_attention_equals_the_plain_formula(holes, attention):
     assert roundings(*grads) < limit
 
 
+@pytest.mark.numeric
 def test_attention_drops_alike_forward_and_backward():
     """With the same random words the output is linear in the values, with this gradient."""
     unpadding = modeling.Unpadding(tiny_inputs()[2])
@@ -336,6 +349,7 @@ def test_attention_drops_alike_forward_and_backward():
     assert not torch.allclose(output(qkv), modeling.VarlenAttention.apply(qkv, unpadding, 4, 0.0))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("probability", [0.1, 0.5, 1 / 3])
 def test_dropout_rate_scale_and_gradient(probability):
     x = torch.ones(1000, 3001, requires_grad=True)
@@ -356,6 +370,7 @@ def test_dropout_rate_scale_and_gradient(probability):
     assert torch.equal(modeling.dropout(x, probability, False), x)
 
 
+@pytest.mark.numeric
 def test_rows_only_last_layer_equals_the_full_one():
     model, inputs = tiny(), tiny_inputs()
     ids, types, mask = inputs
@@ -372,6 +387,7 @@ def test_rows_only_last_layer_equals_the_full_one():
     assert roundings(pretraining(*inputs, positions)[0][kept], full[kept]) < 64
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_every_parameter_gets_gradient(head, dropout):
@@ -382,6 +398,7 @@ def test_every_parameter_gets_gradient(head, dropout):
     assert missing == (pooler if head is BertForQuestionAnswering else set())
 
 
+@pytest.mark.numeric
 def test_answers_outside_the_computed_positions_add_nothing():
     model, inputs = tiny(BertForQuestionAnswering), tiny_inputs()
     inputs[2][:] = 1
@@ -395,6 +412,7 @@ def test_answers_outside_the_computed_positions_add_nothing():
     assert outside[1] == WIDTH  # the caller's tensor is as it was
 
 
+@pytest.mark.numeric
 def test_masked_lm_loss_divides_by_weights_and_a_bit():
     scores, ids = torch.randn(2, 3, 5), torch.tensor([[1, 2, 0], [3, 0, 0]])
     weights = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
@@ -408,6 +426,7 @@ def test_masked_lm_loss_divides_by_weights_and_a_bit():
 # Initialisation, dropout, precision
 
 
+@pytest.mark.numeric
 def test_initial_weights():
     model = BertForPreTraining(BertConfig(1000, 128, 2, 2, 256, type_vocab_size=64))
     for name, weight in model.named_parameters():
@@ -432,6 +451,7 @@ def test_initial_weights_follow_the_seed_and_the_range():
     assert tiny(initializer_range=0.5).pooler.dense.weight.abs().max() > 0.5
 
 
+@pytest.mark.numeric
 def test_dropout_follows_the_seed_and_stops_in_evaluation():
     model, inputs = tiny(dropout=0.5), tiny_inputs()
     torch.manual_seed(3)
@@ -443,6 +463,7 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation():
     assert torch.equal(model(*inputs)[1], tiny().eval()(*inputs)[1])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("head", HEADS)
 def test_bfloat16_is_near_float32(head):
     model = tiny(head)
@@ -467,6 +488,7 @@ def test_bfloat16_is_near_float32(head):
         assert (grad - wanted[name]).norm() < limit * BF16_ROUNDING, name
 
 
+@pytest.mark.numeric
 def test_inference_mode_equals_evaluation():
     model, inputs = tiny(BertForQuestionAnswering).eval(), tiny_inputs()
     with torch.inference_mode():
@@ -534,6 +556,7 @@ def test_unfit_configuration_files(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.numeric
 def test_activations():
     x = torch.linspace(-5, 5, 101, dtype=torch.float64)
     phi = 0.5 * (1 + torch.erf(x / 2**0.5))
@@ -753,6 +776,7 @@ def test_bfloat16_meets_few_matrix_shapes():
     assert all(0 <= more - less < less / 31 for more, less in zip(rows[1::2], tokens))
 
 
+@pytest.mark.numeric
 def test_a_model_in_float64_stays_so():
     model = tiny(partial(BertForSequenceClassification, num_labels=3)).double()
     model(*tiny_inputs()).sum().backward()

@@ -1,11 +1,14 @@
 """precision.py: when --bf16 computes in bfloat16, on which CPU, under which caps; resume, ranks."""
 
+import importlib
 import json
 import platform
+import re
+import sys
 
 import pytest
 import torch
-from helpers import assert_same_weights, losses, model_flags, run
+from helpers import ROOT, SAMPLES, assert_same_weights, losses, model_flags, run
 
 import checkpoint
 import precision
@@ -424,3 +427,72 @@ def test_rank_0_tells_which_checkpoint_counts():
     runtime.gather = lambda value: [("a.pt", "float32"), value]
     precision.go_on(runtime, None)
     assert runtime.dtype is torch.float32
+
+
+# --- what else asks ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def common(monkeypatch):
+    """benchmarks/common.py"""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    return importlib.import_module("common")
+
+
+def test_benchmarks_leave_bfloat16_out_where_it_is_emulated(machine, common, capsys):
+    machine()
+    assert common.precisions() == ["float32", "bfloat16"]
+    assert common.precisions("bfloat16") == ["bfloat16"]
+    assert capsys.readouterr().out == ""
+    machine(chip=AVX2, level="AVX2", onednn=False)
+    assert common.precisions() == common.precisions("float32") == ["float32"]
+    assert capsys.readouterr().out == (
+        "bfloat16 is left out: this CPU has AVX2 but neither AVX512_BF16 nor AMX "
+        "(BERT_FORCE_BF16=1 measures it)\n"
+    )
+    with pytest.raises(SystemExit, match="nothing is left to measure"):
+        common.precisions("bfloat16")
+    machine(chip=AVX2, level="AVX2", onednn=False, BERT_FORCE_BF16="1")
+    assert common.precisions() == ["float32", "bfloat16"]
+
+
+def test_benchmarks_say_what_they_measure_and_where(machine, common, capsys, monkeypatch):
+    machine(level="AVX2", chip=AVX2, onednn=False)
+    clock = iter((0.0, 0.1, 40.0, 90.0))
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
+    calls = []
+    contenders = {name: lambda number, name=name: calls.append(name) for name in ("one", "other")}
+    common.interleave(contenders, 1)
+    assert calls == ["one", "other", "other", "one"]
+    said = capsys.readouterr().err.splitlines()  # the second came too soon after the first
+    assert said == ["… one, warm-up", "… other, round 1 of 1", "… one, round 1 of 1"]
+    common.table("Title", ["a"], [[1]])
+    assert ": PyTorch AVX2, oneDNN not capped, CPU without bfloat16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("capped", (False, pytest.param(True, marks=ON_X86)))
+def test_the_demo_says_how_long_it_will_take(capped):
+    folders = SAMPLES / "MRPC", SAMPLES / "SQuAD"
+    env = CAPS if capped else {precision.FORCE: "1"}
+    outcome = run("samples/demo_time.py", folders[0], 3, folders[1], 4, env=env).ok()
+    assert re.fullmatch(
+        r"== The demo will take about \d+ (s|min) on this CPU "
+        rf"\({'float32' if capped else 'bfloat16'}, 1 threads\)\n",
+        outcome.out,
+    )
+
+
+def test_levels_of_make_test_isa(monkeypatch):
+    levels = importlib.import_module("isa").levels
+    x86 = {"architecture": "x86_64"}
+    for chip, wanted in (
+        (x86, ["default"]),
+        ({**x86, **AVX2}, ["default", "avx2"]),
+        ({**x86, **AMX}, ["default", "avx2", "avx512"]),
+        ({"architecture": "ARM64", "bf16": True}, ["default", "this CPU's own"]),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda chip=chip: chip)
+        assert list(levels()) == wanted
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**x86, **AVX2})
+    assert levels()["avx2"] == {name: CAPS[name] for name in CAPS if name != precision.FORCE}

@@ -147,6 +147,7 @@ def test_so_many_checkpoints_are_kept(short_run, tmp_path, keep):
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6][-keep:]
 
 
+@pytest.mark.numeric
 def test_every_step_may_be_the_last_before_a_kill(short_run, short, tmp_path):
     """From the checkpoint of each step the run ends with the same bits."""
     every = train(
@@ -327,6 +328,7 @@ def exact(exact_run, tmp_path_factory):
     return train(tmp_path_factory.mktemp("exact"), *exact_run, "--do_eval", "--do_predict")
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("flag", ("gradient_accumulation_steps", "accumulate_gradients"))
 @pytest.mark.parametrize("accumulation", (2, 3, 4))
 def test_accumulation_changes_nothing(
@@ -433,6 +435,7 @@ def features(rng, lengths):
     return rows
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("driver", (run_classifier, run_squad))
 @pytest.mark.parametrize("devices", (2, 3, 4))
 def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(

@@ -9,12 +9,14 @@ The letters in the shape comments are explained in padding.py.
 """
 
 import math
+import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -264,65 +266,237 @@ def attention(qkv: Tensor, unpadding: Unpadding, num_heads: int, dropout_prob: f
 # --- embeddings ----------------------------------------------------------------------------------
 
 
-class TokenLookup(torch.autograd.Function):
-    """Rows of a word table; backward also sums the squares of the looked-up rows' gradients.
+class GradientSources:
+    """Where the gradient of a word table comes from, which BERT's clipping norm depends on.
 
     In TensorFlow the gradient of a look-up is a list of rows, one for each token, and its global
-    norm is taken over that list, before the rows of equal words are added up (quirk of
-    optimization.py:74). The sum is the gradient of the scalar `squared_norm`; so it adds up over
-    micro-steps and replicas as every gradient does.
+    norm is taken over that list, before the rows of equal words are added up; the gradient of a
+    decoder that shares the table counts apart (quirk of optimization.py:74). `weight.grad` holds
+    the sum of it all. So the backward pass leaves notes here, and hooks on the weight keep them in
+    step with `weight.grad`: a gradient that is made anew starts them anew, one that is added to
+    adds to them.
+
+    What others do to `weight.grad` (zero it, scale it, clear rows of it, average it over ranks) is
+    seen by comparing its first columns with those that were noted. Nothing here waits for a GPU.
+
+    squared      scalar, sum of the squares of the looked-up rows' gradients
+    row_squares  [V], the same for each word
+    decoder      [V, hidden], the decoder's gradient; None where there is no decoder
+    probe        [V, PROBE], the first columns of the whole gradient
+    known        scalar, 1 where all that went into `weight.grad` is noted, else 0
     """
 
+    PROBE = 4
+    TOLERANCE = 2.0**-6  # between the probe and the gradient; rounding to bfloat16 stays below it
+    NAMES = ("squared", "row_squares", "decoder", "probe", "known")
+
+    def __init__(self):
+        self.pending = []  # of the backward pass that is running: (its number, dictionary)
+        self.attached_to = lambda: None
+        self.spare = []  # memory for the next gradient of a look-up
+        self.clear()
+
+    def __reduce__(self):
+        # A copy of the model has another weight, without a gradient as yet.
+        return GradientSources, ()
+
+    def clear(self):
+        for name in self.NAMES:
+            setattr(self, name, None)
+        self.summed = False  # over ranks
+
+    def attach(self, weight):
+        """Registers the hooks on a trainable Parameter that does not have them yet."""
+        own = isinstance(weight, nn.Parameter)  # a replica's weight is not
+        if self.attached_to() is not weight and own and weight.requires_grad:
+            self.attached_to = weakref.ref(weight)
+            weight.register_hook(self.before_accumulation)
+            weight.register_post_accumulate_grad_hook(self.after_accumulation)
+
+    def note(self, **values):
+        """Called in a backward pass, in the thread of any GPU: the values of one source."""
+        self.pending.append((torch._C._current_graph_task_id(), values))
+
+    def before_accumulation(self, _):
+        grad = self.attached_to().grad
+        if grad is None:
+            self.clear()
+        else:
+            self.follow(grad)
+
+    @torch.no_grad()
+    def after_accumulation(self, weight):
+        # Older notes are of passes that did not reach the weight, e.g. one that ran out of memory.
+        number = torch._C._current_graph_task_id()
+        noted = [values for task, values in self.pending if task == number]
+        self.pending.clear()
+        if self.probe is None:
+            self.start(weight.grad)
+        for values in noted:
+            for name, value in values.items():
+                value = value.to(weight.device)
+                before = getattr(self, name)
+                setattr(self, name, value if before is None else before + value)
+        self.summed = False
+
+    def start(self, grad):
+        """Notes that nothing has been added to `grad` so far."""
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        self.squared = grad.new_zeros((), dtype=dtype)
+        self.row_squares = grad.new_zeros(len(grad), dtype=dtype)
+        self.probe = torch.zeros_like(grad[:, : self.PROBE], dtype=dtype)
+        self.known = grad.new_ones((), dtype=dtype)
+
+    def follow(self, grad):
+        """Changes the notes as `grad` has been changed: scaled, and cleared in some rows or all."""
+        now = grad[:, : self.PROBE].to(self.probe.dtype, copy=True)
+        kept = (now != 0).any(dim=1)
+        probe = torch.where(kept[:, None], self.probe, 0)
+        size = (probe * probe).sum()
+        # Exactly 1 where nothing was changed: the two sums are then the same.
+        factor = torch.where(size > 0, (now * probe).sum() / size, 1)
+        error = (now - factor * probe).square().sum()
+        fits = (error <= self.TOLERANCE**2 * now.square().sum()) | ~error.isfinite()
+
+        row_squares = torch.where(kept, self.row_squares, 0)
+        all_kept = (row_squares == self.row_squares).all()
+        squared = torch.where(all_kept, self.squared, row_squares.sum())
+        self.squared = squared * factor.square()
+        self.row_squares = row_squares * factor.square()
+        self.probe = now
+        # A gradient that was zeroed starts anew, whatever it was.
+        self.known = (self.known.bool() | ~kept.any()).to(now.dtype) * fits
+        if self.decoder is not None:
+            self.decoder = torch.where(kept[:, None], self.decoder * factor, 0)
+
+    def sum_over_ranks(self, grad):
+        """Adds up the notes of all ranks, once for each gradient; every rank must call it."""
+        if self.summed or not dist.is_available() or not dist.is_initialized():
+            return
+        world_size = dist.get_world_size()
+        if world_size == 1:
+            return
+        flat = torch.cat([
+            self.squared[None], self.known[None], self.row_squares, self.probe.flatten()
+        ])  # fmt: skip
+        dist.all_reduce(flat)
+        sizes = [1, 1, len(grad), self.probe.numel()]
+        squared, known, self.row_squares, probe = flat.split(sizes)
+        self.squared = squared[0]
+        self.known = (known[0] == world_size).to(flat.dtype)
+        self.probe = probe.view_as(self.probe)
+        if self.decoder is not None:
+            # Not in place: the notes may share memory with the gradient.
+            self.decoder = self.decoder.clone()
+            dist.all_reduce(self.decoder)
+        self.summed = True
+
+    @torch.no_grad()
+    def norms(self, grad):
+        """(squared norm of the look-ups, norm of the decoder's part or None), for `weight.grad`.
+
+        Where not all that went into `grad` is noted, the first is that of the whole and the second
+        is 0. Sets `known`. In a process group every rank must call this.
+        """
+        if self.probe is None:  # a gradient that did not come from a backward pass
+            self.start(grad)
+        self.sum_over_ranks(grad)
+        self.follow(grad)
+        decoder = None if self.decoder is None else torch.linalg.vector_norm(self.decoder)
+        if grad.device.type == "cpu" and self.known:
+            return self.squared, decoder
+        dense = torch.linalg.vector_norm(grad, dtype=self.squared.dtype).square()
+        squared = torch.where(self.known > 0, self.squared, dense)
+        return squared, None if decoder is None else decoder * self.known
+
+
+class TokenLookup(torch.autograd.Function):
+    """Rows of a word table; backward notes the squares of the rows' gradients."""
+
     @staticmethod
-    def forward(ctx, weight, squared_norm, ids, word_embeddings):
+    def forward(ctx, weight, ids, sources):
         ctx.save_for_backward(ids)
-        ctx.word_embeddings = word_embeddings
+        ctx.constants = sources, weight.shape
         return weight[ids]
 
     @staticmethod
     def backward(ctx, grad):
         (ids,) = ctx.saved_tensors
-        table = ctx.word_embeddings.take_spare_table()
-        flat = grad.flatten()
-        return table.index_add_(0, ids, grad), flat.dot(flat), None, None
+        sources, shape = ctx.constants
+        table = sources.spare.pop().zero_() if sources.spare else grad.new_zeros(shape)
+        table = table.index_add_(0, ids, grad)
+
+        rows = grad.detach().to(torch.promote_types(grad.dtype, torch.float32))
+        flat = rows.flatten()
+        row_squares = rows.new_zeros(len(table)).index_add_(0, ids, rows.square().sum(dim=1))
+        probe = table.detach()[:, : sources.PROBE].to(rows.dtype, copy=True)
+        sources.note(squared=flat.dot(flat), row_squares=row_squares, probe=probe)
+        return table, None, None
+
+
+class TiedWeight(torch.autograd.Function):
+    """The word table as the decoder's weight; backward notes its gradient."""
+
+    @staticmethod
+    def forward(ctx, weight, sources):
+        ctx.sources = sources
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        probe = grad.detach()[:, : ctx.sources.PROBE].to(dtype, copy=True)
+        ctx.sources.note(decoder=grad.detach(), probe=probe)
+        return grad, None
 
 
 class WordEmbeddings(nn.Embedding):
     """The word table, which the masked-LM head shares.
 
-    BERT's clipping needs the two sources of the table's gradient apart, the look-ups and the
-    decoder. `optimization.create_optimizer` calls `track_row_norms` to have them apart; without it
-    this is a plain embedding.
+    `optimization.create_optimizer` calls `track_gradient_sources`, which BERT's clipping needs;
+    without it this is a plain embedding.
     """
 
     def __init__(self, vocab_size, hidden_size):
         super().__init__(vocab_size, hidden_size)
-        self.register_buffer("squared_norm", torch.zeros(()), persistent=False)
-        self.register_buffer("decoder_weight", None, persistent=False)
-        self.spare = None
+        self.sources = None
 
-    def track_row_norms(self):
-        self.squared_norm.requires_grad_()
-        # Shares the table's memory, but has a gradient of its own: the decoder's.
-        self.decoder_weight = self.weight.detach().requires_grad_()
+    def track_gradient_sources(self):
+        self.sources = self.sources or GradientSources()
+        self.sources.attach(self.weight)
 
-    def take_spare_table(self):
-        """Zeros like the table, in the memory of the last gradient where there is one.
+    def tracked_sources(self):
+        """The GradientSources to note the coming backward pass in, or None."""
+        if self.sources is None or not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return None
+        self.sources.attach(self.weight)  # It may be a copy's weight, or a new one.
+        return self.sources
 
-        New memory pages would cost 1 to 2 % of a step.
+    def reuse_gradient(self):
+        """Drops `weight.grad`, and keeps its memory for the next one.
+
+        New memory pages would cost 1 to 2 % of a step on a CPU. Nothing else may hold the gradient.
         """
-        spare, self.spare = self.spare, None
-        return torch.zeros_like(self.weight) if spare is None else spare.zero_()
+        if self.weight.device.type == "cpu" and self.weight.grad is not None:
+            self.sources.spare[:] = [self.weight.grad]
+        self.weight.grad = None
 
     def forward(self, ids):
-        if self.squared_norm.requires_grad and torch.is_grad_enabled():
-            return TokenLookup.apply(self.weight, self.squared_norm, ids, self)
-        return super().forward(ids)
+        """[P] -> [P, hidden]"""
+        sources = self.tracked_sources()
+        if sources is None:
+            return super().forward(ids)
+        return TokenLookup.apply(self.weight, ids, sources)
 
-    def decode(self, hidden_states, bias):
-        """[R, hidden] -> scores [R, vocab]"""
-        tracked = self.decoder_weight is not None and torch.is_grad_enabled()
-        return F.linear(hidden_states, self.decoder_weight if tracked else self.weight, bias)
+    def decoder_weight(self):
+        """The table as the decoder's weight, [vocab, hidden]."""
+        sources = self.tracked_sources()
+        return self.weight if sources is None else TiedWeight.apply(self.weight, sources)
+
+
+def word_table(word_embeddings):
+    """The embedding in `word_embeddings`, which may be a wrapper of it (LoRA)."""
+    return next(module for module in word_embeddings.modules() if isinstance(module, nn.Embedding))
 
 
 class BertEmbeddings(nn.Module):
@@ -348,6 +522,24 @@ class BertEmbeddings(nn.Module):
 # --- encoder -------------------------------------------------------------------------------------
 
 
+def is_plain_linear(module):
+    """Whether calling `module` does nothing but multiply by its weight and add its bias.
+
+    It may do more if it is a wrapper (LoRA), a subclass (a parametrisation), or has hooks (pruning
+    is one), or if every module has them.
+    """
+    return (
+        type(module) is nn.Linear
+        and module.bias is not None
+        and "forward" not in vars(module)  # some libraries replace the method of one module
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        and not module._backward_pre_hooks
+        and not module._backward_hooks
+        and not nn.modules.module._has_any_global_hook()
+    )
+
+
 class BertSelfAttention(nn.Module):
     """Multi-head attention of each sequence to itself, without its output layer."""
 
@@ -362,10 +554,13 @@ class BertSelfAttention(nn.Module):
     def forward(self, hidden_states, unpadding):
         """[P, N*H] -> [P, N*H]"""
         projections = (self.query, self.key, self.value)
-        # One product instead of three.
-        weight = torch.cat([projection.weight for projection in projections])
-        bias = torch.cat([projection.bias for projection in projections])
-        qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        if all(map(is_plain_linear, projections)):
+            # One product instead of three.
+            weight = torch.cat([projection.weight for projection in projections])
+            bias = torch.cat([projection.bias for projection in projections])
+            qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        else:
+            qkv = torch.cat([projection(hidden_states) for projection in projections], dim=1)
         dropout_prob = self.dropout_prob if self.training else 0.0
         return attention(qkv, unpadding, self.num_heads, dropout_prob)
 
@@ -491,7 +686,7 @@ class BertModel(nn.Module):
             raise ValueError(f"a sequence of {width} tokens exceeds {limit}")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        device = self.embeddings.word_embeddings.weight.device
+        device = word_table(self.embeddings.word_embeddings).weight.device
         return Unpadding(attention_mask, self.compute_padding, device)
 
     def encode(
@@ -583,7 +778,9 @@ class BertLMPredictionHead(nn.Module):
         """[R, hidden] -> [R, vocab]"""
         hidden_states = self.transform_act_fn(self.transform.dense(hidden_states))
         hidden_states = self.transform.LayerNorm(hidden_states)
-        return word_embeddings.decode(hidden_states, self.bias)
+        table = word_table(word_embeddings)
+        tied = isinstance(table, WordEmbeddings)
+        return F.linear(hidden_states, table.decoder_weight() if tied else table.weight, self.bias)
 
 
 class BertForPreTraining(nn.Module):

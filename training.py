@@ -356,7 +356,7 @@ def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
                 loss += part_loss.detach()
 
             learning_rate = optimizer.get_lr()
-            optimizer_step(runtime, optimizer, scale)
+            optimizer_step(optimizer, scale)
 
             done = step + 1
             unread.append((done, loss, learning_rate))
@@ -433,19 +433,14 @@ def backward(loss, scale) -> None:
     loss.backward()
 
 
-def optimizer_step(runtime, optimizer, scale) -> None:
+def optimizer_step(optimizer, scale) -> None:
     """One step of the optimizer from the gradients of all ranks, which it clears."""
-    for words in optimizer.word_tables:
-        # What the clipping norm needs is exchanged as gradients are.
-        for source in (words.squared_norm, words.decoder_weight):
-            if source.grad is not None:
-                runtime.sum(source.grad)
     # Reading the norm waits for the GPU; only float16, which may overflow, has to.
     if scale is None:
         optimizer.step()
     elif scale.update_and_check(optimizer.global_norm()):
         optimizer.step(loss_scale=scale.used)
-    optimizer.zero_grad()
+    optimizer.zero_grad(reuse_memory=True)
 
 
 def dropout_seed(*numbers: int) -> int:

@@ -282,8 +282,8 @@ def test_weights_that_are_not_finite_are_not_saved(short_run, copy, call, monkey
     (copy / "checkpoint-6.pt").unlink()
     true = training.optimizer_step
 
-    def optimizer_step(runtime, optimizer, scale):
-        true(runtime, optimizer, scale)
+    def optimizer_step(optimizer, scale):
+        true(optimizer, scale)
         optimizer.param_groups[0]["params"][0].data.view(-1)[5] = float("inf")
 
     monkeypatch.setattr(training, "optimizer_step", optimizer_step)

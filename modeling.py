@@ -99,11 +99,38 @@ def threshold_mask(x, numbers, threshold):
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """Dropout; on a CPU from our own random numbers, in float32 at least."""
     if x.device.type == "cpu" and probability and training:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_float32(x)
         threshold, scale = dropout_threshold(probability)
         numbers = random_int16(x.numel()).view(x.shape).to(x.dtype)
         return threshold_mask(x, numbers, threshold).mul_(scale)
     return F.dropout(x, probability, training)
+
+
+# --- precision ----------------------------------------------------------------------------------
+
+
+def at_least_float32(x):
+    """x in float32 where it is in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Computed in float32 where its parameters are in half precision, as after `model.half()`."""
+
+    def forward(self, x):
+        if self.weight.dtype in (torch.float32, torch.float64):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        normed = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class Float32Linear(nn.Linear):
+    """A small dense layer that stays in float32 under autocast, where rounding would show."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -141,15 +168,16 @@ def packed_context(context_layer, unpadding):
 
 
 def plain_packed_attention(qkv, unpadding, num_heads, dropout_prob):
-    """`plain_attention` of packed rows: [P, 3*N*H] -> [P, N*H], in the type of qkv."""
+    """`plain_attention` of packed rows, in float32 at least: [P, 3*N*H] -> [P, N*H]."""
     attended = torch.ones_like(unpadding.indices)
     if unpadding.hidden is not None:
         attended = attended.masked_fill(unpadding.hidden, 0)
     attention_mask = unpadding.pad(attended, 0)[:, None, None]  # [B, 1, 1, S]
-    context_layer = plain_attention(
-        *padded_heads(qkv, unpadding, num_heads), attention_mask, dropout_prob
-    )
-    return packed_context(context_layer, unpadding)
+    with torch.autocast(qkv.device.type, enabled=False):
+        context_layer = plain_attention(
+            *padded_heads(at_least_float32(qkv), unpadding, num_heads), attention_mask, dropout_prob
+        )
+    return packed_context(context_layer, unpadding).to(qkv.dtype)
 
 
 def padded_attention(qkv, unpadding, num_heads, dropout_prob):
@@ -217,6 +245,11 @@ class VarlenAttention(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "create_graph=True: the fast attention can be differentiated once only; "
+                "modeling.attention = modeling.plain_packed_attention takes its plain formula"
+            )
         seqlens, num_heads, scale, kept_scale = ctx.constants
         grad_qkv = grad.new_empty((len(grad), 3 * grad.shape[1]))
         saved = iter(ctx.saved_tensors)
@@ -426,7 +459,7 @@ class TokenLookup(torch.autograd.Function):
         table = sources.spare.pop().zero_() if sources.spare else grad.new_zeros(shape)
         table = table.index_add_(0, ids, grad)
 
-        rows = grad.detach().to(torch.promote_types(grad.dtype, torch.float32))
+        rows = at_least_float32(grad.detach())
         flat = rows.flatten()
         row_squares = rows.new_zeros(len(table)).index_add_(0, ids, rows.square().sum(dim=1))
         probe = table.detach()[:, : sources.PROBE].to(rows.dtype, copy=True)
@@ -507,7 +540,7 @@ class BertEmbeddings(nn.Module):
         self.word_embeddings = WordEmbeddings(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, input_ids, token_type_ids, position_ids):
@@ -516,7 +549,8 @@ class BertEmbeddings(nn.Module):
         embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         embeddings = embeddings + self.position_embeddings(position_ids)
         # Dropout follows LayerNorm here, and here alone: the layers drop before they normalise.
-        return dropout(self.LayerNorm(embeddings), self.dropout_prob, self.training)
+        normed = self.LayerNorm(embeddings)
+        return dropout(normed, self.dropout_prob, self.training).to(normed.dtype)
 
 
 # --- encoder -------------------------------------------------------------------------------------
@@ -571,7 +605,7 @@ class BertSelfOutput(nn.Module):
     def __init__(self, config, input_size=None):
         super().__init__()
         self.dense = nn.Linear(input_size or config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, hidden_states, input_tensor):
@@ -678,14 +712,18 @@ class BertModel(nn.Module):
     def make_unpadding(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Unpadding:
         """Which positions of `input_ids` [B, S] are computed; without a mask, all of them.
 
-        Raises ValueError for a width beyond the model's positions.
+        The mask is [B, S], or [1, S] for every row. Raises ValueError for another shape, or for a
+        width beyond the model's positions.
         """
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids has the shape {list(input_ids.shape)}: give [B, S]")
         width = input_ids.shape[1]
         if width > self.config.max_position_embeddings:
             limit = f"the model's {self.config.max_position_embeddings} positions"
             raise ValueError(f"a sequence of {width} tokens exceeds {limit}")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
         device = word_table(self.embeddings.word_embeddings).weight.device
         return Unpadding(attention_mask, self.compute_padding, device)
 
@@ -705,6 +743,7 @@ class BertModel(nn.Module):
         batch, width = input_ids.shape
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
+        token_type_ids = as_wide_as_ids("token_type_ids", token_type_ids, input_ids)
         if input_ids.device.type == "cpu" and batch:
             check_range("token id", input_ids, self.config.vocab_size)
             # Google's one-hot look-up of token types adds nothing for an id outside the table.
@@ -734,6 +773,20 @@ class BertModel(nn.Module):
         return [unpadding.pad(layer, 0.0) for layer in layers], pooled_output
 
 
+def as_wide_as_ids(name, values, input_ids):
+    """`values` as [B, S]; given as [1, S], every row is the same.
+
+    Raises ValueError for another shape.
+    """
+    batch, width = input_ids.shape
+    if values.shape not in ((batch, width), (1, width)):
+        raise ValueError(
+            f"{name} has the shape {list(values.shape)}, but input_ids {[batch, width]}: give the "
+            f"same, or {[1, width]} for every row"
+        )
+    return values.expand(batch, width)
+
+
 def check_range(what, ids, size):
     """Raises ValueError where not all `ids` are in 0..size-1."""
     low = ids.min().item()
@@ -743,14 +796,6 @@ def check_range(what, ids, size):
 
 
 # --- heads ---------------------------------------------------------------------------------------
-
-
-class Float32Linear(nn.Linear):
-    """A small dense layer that stays in float32 under autocast, where rounding would show."""
-
-    def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
 
 
 def initialize(module, config):
@@ -770,7 +815,7 @@ class BertLMPredictionHead(nn.Module):
         super().__init__()
         self.transform = nn.Module()
         self.transform.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.transform.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.transform_act_fn = get_activation(config.hidden_act)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -808,8 +853,9 @@ class BertForPreTraining(nn.Module):
 
         input_ids, token_type_ids, attention_mask [B, S]; masked_lm_positions, _ids, _weights
         [B, M]; next_sentence_labels [B], where 1 means a random next sentence. Without positions
-        all are scored, [B, S, vocab], with MASKED_SCORE where nothing is computed. Given ids,
-        weights and labels, it returns (loss, (scores, next-sentence scores)).
+        all are scored, [B, S, vocab], with MASKED_SCORE where nothing is computed. Given
+        masked_lm_ids (without weights, all count alike), labels, or both, it returns
+        (loss, (scores, next-sentence scores)).
         """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         word_embeddings = self.bert.embeddings.word_embeddings
@@ -821,20 +867,27 @@ class BertForPreTraining(nn.Module):
                 self.cls.predictions(hidden_states, word_embeddings), MASKED_SCORE
             )
         else:
-            rows = torch.cat([cls_rows, unpadding.rows_of(masked_lm_positions)])
+            masked_rows, not_computed = unpadding.rows_of(masked_lm_positions)
+            rows = torch.cat([cls_rows, masked_rows])
             hidden_states = self.bert.encode(input_ids, token_type_ids, unpadding, rows)[-1]
             first_token_tensor, masked = hidden_states.split(
                 [len(input_ids), len(rows) - len(input_ids)]
             )
             scores = self.cls.predictions(masked, word_embeddings)
+            if not_computed is not None:
+                scores = scores.masked_fill(not_computed[:, None], MASKED_SCORE)
             scores = scores.unflatten(0, masked_lm_positions.shape)  # [B, M, vocab]
         next_scores = self.cls.seq_relationship(self.bert.pooler(first_token_tensor))
-        if masked_lm_ids is None:
+        losses = []
+        if masked_lm_ids is not None:
+            if masked_lm_weights is None:
+                masked_lm_weights = torch.ones_like(masked_lm_ids, dtype=torch.float32)
+            losses.append(masked_lm_loss(scores, masked_lm_ids, masked_lm_weights))
+        if next_sentence_labels is not None:
+            losses.append(classification_loss(next_scores, next_sentence_labels).mean())
+        if not losses:
             return scores, next_scores
-
-        loss = masked_lm_loss(scores, masked_lm_ids, masked_lm_weights)
-        loss = loss + classification_loss(next_scores, next_sentence_labels).mean()
-        return loss, (scores, next_scores)
+        return sum(losses), (scores, next_scores)
 
 
 class BertForSequenceClassification(nn.Module):
@@ -859,7 +912,10 @@ class BertForSequenceClassification(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
     ):
-        """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits)."""
+        """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits).
+
+        With one label the task is a regression, and the loss the squared error.
+        """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding, rows=unpadding.cls_rows())
         pooled_output = self.bert.pooler(layers[-1])
@@ -893,7 +949,10 @@ class BertForQuestionAnswering(nn.Module):
         """Three [B, S] -> (start logits, end logits), each [B, S]; MASKED_SCORE on padding.
 
         With start_positions and end_positions [B] it returns (mean loss, (start, end logits)).
+        Raises ValueError where only one of the two is given.
         """
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("give start_positions and end_positions, or neither")
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding)
         logits = unpadding.pad(self.qa_outputs(layers[-1]), MASKED_SCORE)  # [B, S, 2]
@@ -908,21 +967,37 @@ class BertForQuestionAnswering(nn.Module):
 # --- losses --------------------------------------------------------------------------------------
 
 
+def check_shape(name, values, wanted):
+    """Raises ValueError where the shape of `values` is not the `wanted` one."""
+    if values.shape != wanted:
+        raise ValueError(f"{name}: the shape is {list(values.shape)}, but must be {list(wanted)}")
+
+
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each example: [B, classes], [B] -> [B]"""
-    return F.cross_entropy(logits, to_device(labels, logits.device), reduction="none")
+    """Cross-entropy of each example: [B, classes], [B] -> [B]; with one output its squared error.
+
+    Raises ValueError for another shape of the labels.
+    """
+    check_shape("labels", labels, logits.shape[:1])
+    labels = to_device(labels, logits.device)
+    logits = at_least_float32(logits)
+    if logits.shape[1] == 1:
+        return (logits[:, 0] - labels) ** 2
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy of each example over its computed positions: [B, S], [B] -> [B]
 
-    As in Google's one-hot product, a position outside adds 0 and still counts in the mean.
+    As in Google's one-hot product, a position outside adds 0 and still counts in the mean. Raises
+    ValueError for another shape of the positions.
     """
+    check_shape("positions", positions, logits.shape[:1])
     positions = to_device(positions, logits.device)
     inside = (positions >= 0) & (positions < logits.shape[1])
     index = (positions * inside)[:, None]
     inside &= logits.gather(1, index).squeeze(1) > MASKED_SCORE
-    log_probs = F.log_softmax(logits, dim=1)
+    log_probs = F.log_softmax(at_least_float32(logits), dim=1)
     return log_probs.gather(1, index).squeeze(1) * -1.0 * inside
 
 
@@ -932,11 +1007,14 @@ def masked_lm_loss(
     """Weighted cross-entropy, [B, M, vocab], [B, M], [B, M] -> scalar.
 
     As Google (run_pretraining.py:280), the sum is divided by the sum of the weights + 1e-5.
-    `total_weight` takes the place of that sum where the batch is only a part of a step.
+    `total_weight` takes the place of that sum where the batch is only a part of a step. Raises
+    ValueError for another shape of ids or weights.
     """
+    check_shape("masked_lm_ids", ids, scores.shape[:2])
+    check_shape("masked_lm_weights", weights, scores.shape[:2])
     ids = to_device(ids, scores.device).flatten()
     weights = to_device(weights, scores.device).flatten()
-    losses = F.cross_entropy(scores.flatten(0, 1).float(), ids, reduction="none")
+    losses = F.cross_entropy(at_least_float32(scores.flatten(0, 1)), ids, reduction="none")
     if total_weight is None:
         total_weight = weights.sum()
     return (losses * weights).sum() / (total_weight + 1e-5)

@@ -209,7 +209,10 @@ class BERTAdam(Optimizer):
         grads = [p.grad for p in params]
         m = [self.state[p]["adam_m"] for p in params]
         v = [self.state[p]["adam_v"] for p in params]
-        steps = [torch.full_like(divisor, NO_BIAS_CORRECTION)] * len(params)
+        steps = [torch.full_like(divisor, NO_BIAS_CORRECTION, dtype=torch.float32)] * len(params)
+        if params[0].dtype == torch.float64:  # whose divisor the kernel would take in float32
+            torch._foreach_div_(grads, divisor)
+            divisor = None
         adam = {"lr": lr, "beta1": group["b1"], "beta2": group["b2"], "eps": group["e"]}
         torch._fused_adamw_(params, grads, m, v, [], steps, grad_scale=divisor, **adam, **UNUSED)
 

@@ -372,6 +372,31 @@ def test_two_micro_batches_are_one_batch(bf16):
         assert_same_gradients(*grads)
 
 
+def test_float64_parameters_are_updated_in_float64():
+    torch.manual_seed(0)
+    weights = [torch.randn(13, 7, dtype=torch.float64)]
+    p = torch.nn.Parameter(weights[0].clone())
+    moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+    optimizer = BERTAdam([p], 1e-2)
+    for _ in range(5):
+        p.grad = torch.randn_like(p)
+        plain_step(weights, [p.grad.clone()], moments, float(np.float32(1e-2)), (0.01,))
+        optimizer.step()
+    assert (p.detach() - weights[0]).abs().max() < 1e-9
+    assert optimizer.state[p]["adam_m"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_parameters_are_refused(name):
+    model = tiny(BertForSequenceClassification).to(getattr(torch, name))
+    optimizer = create_optimizer(model, 1e-3, 10, 0)
+    tiny_loss(model).backward()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=f"cannot update parameters in {name}, .* torch.autocast"):
+        optimizer.step()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
 # Schedules
 
 

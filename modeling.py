@@ -9,12 +9,14 @@ The letters in the shape comments are explained in padding.py.
 """
 
 import math
+import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,11 +99,38 @@ def threshold_mask(x, numbers, threshold):
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """Dropout; on a CPU from our own random numbers, in float32 at least."""
     if x.device.type == "cpu" and probability and training:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_float32(x)
         threshold, scale = dropout_threshold(probability)
         numbers = random_int16(x.numel()).view(x.shape).to(x.dtype)
         return threshold_mask(x, numbers, threshold).mul_(scale)
     return F.dropout(x, probability, training)
+
+
+# --- precision ----------------------------------------------------------------------------------
+
+
+def at_least_float32(x):
+    """x in float32 where it is in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Computed in float32 where its parameters are in half precision, as after `model.half()`."""
+
+    def forward(self, x):
+        if self.weight.dtype in (torch.float32, torch.float64):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        normed = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class Float32Linear(nn.Linear):
+    """A small dense layer that stays in float32 under autocast, where rounding would show."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 # --- attention -----------------------------------------------------------------------------------
@@ -139,15 +168,16 @@ def packed_context(context_layer, unpadding):
 
 
 def plain_packed_attention(qkv, unpadding, num_heads, dropout_prob):
-    """`plain_attention` of packed rows: [P, 3*N*H] -> [P, N*H], in the type of qkv."""
+    """`plain_attention` of packed rows, in float32 at least: [P, 3*N*H] -> [P, N*H]."""
     attended = torch.ones_like(unpadding.indices)
     if unpadding.hidden is not None:
         attended = attended.masked_fill(unpadding.hidden, 0)
     attention_mask = unpadding.pad(attended, 0)[:, None, None]  # [B, 1, 1, S]
-    context_layer = plain_attention(
-        *padded_heads(qkv, unpadding, num_heads), attention_mask, dropout_prob
-    )
-    return packed_context(context_layer, unpadding)
+    with torch.autocast(qkv.device.type, enabled=False):
+        context_layer = plain_attention(
+            *padded_heads(at_least_float32(qkv), unpadding, num_heads), attention_mask, dropout_prob
+        )
+    return packed_context(context_layer, unpadding).to(qkv.dtype)
 
 
 def padded_attention(qkv, unpadding, num_heads, dropout_prob):
@@ -215,6 +245,11 @@ class VarlenAttention(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "create_graph=True: the fast attention can be differentiated once only; "
+                "modeling.attention = modeling.plain_packed_attention takes its plain formula"
+            )
         seqlens, num_heads, scale, kept_scale = ctx.constants
         grad_qkv = grad.new_empty((len(grad), 3 * grad.shape[1]))
         saved = iter(ctx.saved_tensors)
@@ -264,65 +299,237 @@ def attention(qkv: Tensor, unpadding: Unpadding, num_heads: int, dropout_prob: f
 # --- embeddings ----------------------------------------------------------------------------------
 
 
-class TokenLookup(torch.autograd.Function):
-    """Rows of a word table; backward also sums the squares of the looked-up rows' gradients.
+class GradientSources:
+    """Where the gradient of a word table comes from, which BERT's clipping norm depends on.
 
     In TensorFlow the gradient of a look-up is a list of rows, one for each token, and its global
-    norm is taken over that list, before the rows of equal words are added up (quirk of
-    optimization.py:74). The sum is the gradient of the scalar `squared_norm`; so it adds up over
-    micro-steps and replicas as every gradient does.
+    norm is taken over that list, before the rows of equal words are added up; the gradient of a
+    decoder that shares the table counts apart (quirk of optimization.py:74). `weight.grad` holds
+    the sum of it all. So the backward pass leaves notes here, and hooks on the weight keep them in
+    step with `weight.grad`: a gradient that is made anew starts them anew, one that is added to
+    adds to them.
+
+    What others do to `weight.grad` (zero it, scale it, clear rows of it, average it over ranks) is
+    seen by comparing its first columns with those that were noted. Nothing here waits for a GPU.
+
+    squared      scalar, sum of the squares of the looked-up rows' gradients
+    row_squares  [V], the same for each word
+    decoder      [V, hidden], the decoder's gradient; None where there is no decoder
+    probe        [V, PROBE], the first columns of the whole gradient
+    known        scalar, 1 where all that went into `weight.grad` is noted, else 0
     """
 
+    PROBE = 4
+    TOLERANCE = 2.0**-6  # between the probe and the gradient; rounding to bfloat16 stays below it
+    NAMES = ("squared", "row_squares", "decoder", "probe", "known")
+
+    def __init__(self):
+        self.pending = []  # of the backward pass that is running: (its number, dictionary)
+        self.attached_to = lambda: None
+        self.spare = []  # memory for the next gradient of a look-up
+        self.clear()
+
+    def __reduce__(self):
+        # A copy of the model has another weight, without a gradient as yet.
+        return GradientSources, ()
+
+    def clear(self):
+        for name in self.NAMES:
+            setattr(self, name, None)
+        self.summed = False  # over ranks
+
+    def attach(self, weight):
+        """Registers the hooks on a trainable Parameter that does not have them yet."""
+        own = isinstance(weight, nn.Parameter)  # a replica's weight is not
+        if self.attached_to() is not weight and own and weight.requires_grad:
+            self.attached_to = weakref.ref(weight)
+            weight.register_hook(self.before_accumulation)
+            weight.register_post_accumulate_grad_hook(self.after_accumulation)
+
+    def note(self, **values):
+        """Called in a backward pass, in the thread of any GPU: the values of one source."""
+        self.pending.append((torch._C._current_graph_task_id(), values))
+
+    def before_accumulation(self, _):
+        grad = self.attached_to().grad
+        if grad is None:
+            self.clear()
+        else:
+            self.follow(grad)
+
+    @torch.no_grad()
+    def after_accumulation(self, weight):
+        # Older notes are of passes that did not reach the weight, e.g. one that ran out of memory.
+        number = torch._C._current_graph_task_id()
+        noted = [values for task, values in self.pending if task == number]
+        self.pending.clear()
+        if self.probe is None:
+            self.start(weight.grad)
+        for values in noted:
+            for name, value in values.items():
+                value = value.to(weight.device)
+                before = getattr(self, name)
+                setattr(self, name, value if before is None else before + value)
+        self.summed = False
+
+    def start(self, grad):
+        """Notes that nothing has been added to `grad` so far."""
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        self.squared = grad.new_zeros((), dtype=dtype)
+        self.row_squares = grad.new_zeros(len(grad), dtype=dtype)
+        self.probe = torch.zeros_like(grad[:, : self.PROBE], dtype=dtype)
+        self.known = grad.new_ones((), dtype=dtype)
+
+    def follow(self, grad):
+        """Changes the notes as `grad` has been changed: scaled, and cleared in some rows or all."""
+        now = grad[:, : self.PROBE].to(self.probe.dtype, copy=True)
+        kept = (now != 0).any(dim=1)
+        probe = torch.where(kept[:, None], self.probe, 0)
+        size = (probe * probe).sum()
+        # Exactly 1 where nothing was changed: the two sums are then the same.
+        factor = torch.where(size > 0, (now * probe).sum() / size, 1)
+        error = (now - factor * probe).square().sum()
+        fits = (error <= self.TOLERANCE**2 * now.square().sum()) | ~error.isfinite()
+
+        row_squares = torch.where(kept, self.row_squares, 0)
+        all_kept = (row_squares == self.row_squares).all()
+        squared = torch.where(all_kept, self.squared, row_squares.sum())
+        self.squared = squared * factor.square()
+        self.row_squares = row_squares * factor.square()
+        self.probe = now
+        # A gradient that was zeroed starts anew, whatever it was.
+        self.known = (self.known.bool() | ~kept.any()).to(now.dtype) * fits
+        if self.decoder is not None:
+            self.decoder = torch.where(kept[:, None], self.decoder * factor, 0)
+
+    def sum_over_ranks(self, grad):
+        """Adds up the notes of all ranks, once for each gradient; every rank must call it."""
+        if self.summed or not dist.is_available() or not dist.is_initialized():
+            return
+        world_size = dist.get_world_size()
+        if world_size == 1:
+            return
+        flat = torch.cat([
+            self.squared[None], self.known[None], self.row_squares, self.probe.flatten()
+        ])  # fmt: skip
+        dist.all_reduce(flat)
+        sizes = [1, 1, len(grad), self.probe.numel()]
+        squared, known, self.row_squares, probe = flat.split(sizes)
+        self.squared = squared[0]
+        self.known = (known[0] == world_size).to(flat.dtype)
+        self.probe = probe.view_as(self.probe)
+        if self.decoder is not None:
+            # Not in place: the notes may share memory with the gradient.
+            self.decoder = self.decoder.clone()
+            dist.all_reduce(self.decoder)
+        self.summed = True
+
+    @torch.no_grad()
+    def norms(self, grad):
+        """(squared norm of the look-ups, norm of the decoder's part or None), for `weight.grad`.
+
+        Where not all that went into `grad` is noted, the first is that of the whole and the second
+        is 0. Sets `known`. In a process group every rank must call this.
+        """
+        if self.probe is None:  # a gradient that did not come from a backward pass
+            self.start(grad)
+        self.sum_over_ranks(grad)
+        self.follow(grad)
+        decoder = None if self.decoder is None else torch.linalg.vector_norm(self.decoder)
+        if grad.device.type == "cpu" and self.known:
+            return self.squared, decoder
+        dense = torch.linalg.vector_norm(grad, dtype=self.squared.dtype).square()
+        squared = torch.where(self.known > 0, self.squared, dense)
+        return squared, None if decoder is None else decoder * self.known
+
+
+class TokenLookup(torch.autograd.Function):
+    """Rows of a word table; backward notes the squares of the rows' gradients."""
+
     @staticmethod
-    def forward(ctx, weight, squared_norm, ids, word_embeddings):
+    def forward(ctx, weight, ids, sources):
         ctx.save_for_backward(ids)
-        ctx.word_embeddings = word_embeddings
+        ctx.constants = sources, weight.shape
         return weight[ids]
 
     @staticmethod
     def backward(ctx, grad):
         (ids,) = ctx.saved_tensors
-        table = ctx.word_embeddings.take_spare_table()
-        flat = grad.flatten()
-        return table.index_add_(0, ids, grad), flat.dot(flat), None, None
+        sources, shape = ctx.constants
+        table = sources.spare.pop().zero_() if sources.spare else grad.new_zeros(shape)
+        table = table.index_add_(0, ids, grad)
+
+        rows = at_least_float32(grad.detach())
+        flat = rows.flatten()
+        row_squares = rows.new_zeros(len(table)).index_add_(0, ids, rows.square().sum(dim=1))
+        probe = table.detach()[:, : sources.PROBE].to(rows.dtype, copy=True)
+        sources.note(squared=flat.dot(flat), row_squares=row_squares, probe=probe)
+        return table, None, None
+
+
+class TiedWeight(torch.autograd.Function):
+    """The word table as the decoder's weight; backward notes its gradient."""
+
+    @staticmethod
+    def forward(ctx, weight, sources):
+        ctx.sources = sources
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        probe = grad.detach()[:, : ctx.sources.PROBE].to(dtype, copy=True)
+        ctx.sources.note(decoder=grad.detach(), probe=probe)
+        return grad, None
 
 
 class WordEmbeddings(nn.Embedding):
     """The word table, which the masked-LM head shares.
 
-    BERT's clipping needs the two sources of the table's gradient apart, the look-ups and the
-    decoder. `optimization.create_optimizer` calls `track_row_norms` to have them apart; without it
-    this is a plain embedding.
+    `optimization.create_optimizer` calls `track_gradient_sources`, which BERT's clipping needs;
+    without it this is a plain embedding.
     """
 
     def __init__(self, vocab_size, hidden_size):
         super().__init__(vocab_size, hidden_size)
-        self.register_buffer("squared_norm", torch.zeros(()), persistent=False)
-        self.register_buffer("decoder_weight", None, persistent=False)
-        self.spare = None
+        self.sources = None
 
-    def track_row_norms(self):
-        self.squared_norm.requires_grad_()
-        # Shares the table's memory, but has a gradient of its own: the decoder's.
-        self.decoder_weight = self.weight.detach().requires_grad_()
+    def track_gradient_sources(self):
+        self.sources = self.sources or GradientSources()
+        self.sources.attach(self.weight)
 
-    def take_spare_table(self):
-        """Zeros like the table, in the memory of the last gradient where there is one.
+    def tracked_sources(self):
+        """The GradientSources to note the coming backward pass in, or None."""
+        if self.sources is None or not (torch.is_grad_enabled() and self.weight.requires_grad):
+            return None
+        self.sources.attach(self.weight)  # It may be a copy's weight, or a new one.
+        return self.sources
 
-        New memory pages would cost 1 to 2 % of a step.
+    def reuse_gradient(self):
+        """Drops `weight.grad`, and keeps its memory for the next one.
+
+        New memory pages would cost 1 to 2 % of a step on a CPU. Nothing else may hold the gradient.
         """
-        spare, self.spare = self.spare, None
-        return torch.zeros_like(self.weight) if spare is None else spare.zero_()
+        if self.weight.device.type == "cpu" and self.weight.grad is not None:
+            self.sources.spare[:] = [self.weight.grad]
+        self.weight.grad = None
 
     def forward(self, ids):
-        if self.squared_norm.requires_grad and torch.is_grad_enabled():
-            return TokenLookup.apply(self.weight, self.squared_norm, ids, self)
-        return super().forward(ids)
+        """[P] -> [P, hidden]"""
+        sources = self.tracked_sources()
+        if sources is None:
+            return super().forward(ids)
+        return TokenLookup.apply(self.weight, ids, sources)
 
-    def decode(self, hidden_states, bias):
-        """[R, hidden] -> scores [R, vocab]"""
-        tracked = self.decoder_weight is not None and torch.is_grad_enabled()
-        return F.linear(hidden_states, self.decoder_weight if tracked else self.weight, bias)
+    def decoder_weight(self):
+        """The table as the decoder's weight, [vocab, hidden]."""
+        sources = self.tracked_sources()
+        return self.weight if sources is None else TiedWeight.apply(self.weight, sources)
+
+
+def word_table(word_embeddings):
+    """The embedding in `word_embeddings`, which may be a wrapper of it (LoRA)."""
+    return next(module for module in word_embeddings.modules() if isinstance(module, nn.Embedding))
 
 
 class BertEmbeddings(nn.Module):
@@ -333,7 +540,7 @@ class BertEmbeddings(nn.Module):
         self.word_embeddings = WordEmbeddings(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, input_ids, token_type_ids, position_ids):
@@ -342,10 +549,29 @@ class BertEmbeddings(nn.Module):
         embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         embeddings = embeddings + self.position_embeddings(position_ids)
         # Dropout follows LayerNorm here, and here alone: the layers drop before they normalise.
-        return dropout(self.LayerNorm(embeddings), self.dropout_prob, self.training)
+        normed = self.LayerNorm(embeddings)
+        return dropout(normed, self.dropout_prob, self.training).to(normed.dtype)
 
 
 # --- encoder -------------------------------------------------------------------------------------
+
+
+def is_plain_linear(module):
+    """Whether calling `module` does nothing but multiply by its weight and add its bias.
+
+    It may do more if it is a wrapper (LoRA), a subclass (a parametrisation), or has hooks (pruning
+    is one), or if every module has them.
+    """
+    return (
+        type(module) is nn.Linear
+        and module.bias is not None
+        and "forward" not in vars(module)  # some libraries replace the method of one module
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        and not module._backward_pre_hooks
+        and not module._backward_hooks
+        and not nn.modules.module._has_any_global_hook()
+    )
 
 
 class BertSelfAttention(nn.Module):
@@ -362,10 +588,13 @@ class BertSelfAttention(nn.Module):
     def forward(self, hidden_states, unpadding):
         """[P, N*H] -> [P, N*H]"""
         projections = (self.query, self.key, self.value)
-        # One product instead of three.
-        weight = torch.cat([projection.weight for projection in projections])
-        bias = torch.cat([projection.bias for projection in projections])
-        qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        if all(map(is_plain_linear, projections)):
+            # One product instead of three.
+            weight = torch.cat([projection.weight for projection in projections])
+            bias = torch.cat([projection.bias for projection in projections])
+            qkv = F.linear(hidden_states, weight, bias)  # [P, 3*N*H]
+        else:
+            qkv = torch.cat([projection(hidden_states) for projection in projections], dim=1)
         dropout_prob = self.dropout_prob if self.training else 0.0
         return attention(qkv, unpadding, self.num_heads, dropout_prob)
 
@@ -376,7 +605,7 @@ class BertSelfOutput(nn.Module):
     def __init__(self, config, input_size=None):
         super().__init__()
         self.dense = nn.Linear(input_size or config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, hidden_states, input_tensor):
@@ -483,15 +712,19 @@ class BertModel(nn.Module):
     def make_unpadding(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Unpadding:
         """Which positions of `input_ids` [B, S] are computed; without a mask, all of them.
 
-        Raises ValueError for a width beyond the model's positions.
+        The mask is [B, S], or [1, S] for every row. Raises ValueError for another shape, or for a
+        width beyond the model's positions.
         """
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids has the shape {list(input_ids.shape)}: give [B, S]")
         width = input_ids.shape[1]
         if width > self.config.max_position_embeddings:
             limit = f"the model's {self.config.max_position_embeddings} positions"
             raise ValueError(f"a sequence of {width} tokens exceeds {limit}")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        device = self.embeddings.word_embeddings.weight.device
+        attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
+        device = word_table(self.embeddings.word_embeddings).weight.device
         return Unpadding(attention_mask, self.compute_padding, device)
 
     def encode(
@@ -510,6 +743,7 @@ class BertModel(nn.Module):
         batch, width = input_ids.shape
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
+        token_type_ids = as_wide_as_ids("token_type_ids", token_type_ids, input_ids)
         if input_ids.device.type == "cpu" and batch:
             check_range("token id", input_ids, self.config.vocab_size)
             # Google's one-hot look-up of token types adds nothing for an id outside the table.
@@ -539,6 +773,20 @@ class BertModel(nn.Module):
         return [unpadding.pad(layer, 0.0) for layer in layers], pooled_output
 
 
+def as_wide_as_ids(name, values, input_ids):
+    """`values` as [B, S]; given as [1, S], every row is the same.
+
+    Raises ValueError for another shape.
+    """
+    batch, width = input_ids.shape
+    if values.shape not in ((batch, width), (1, width)):
+        raise ValueError(
+            f"{name} has the shape {list(values.shape)}, but input_ids {[batch, width]}: give the "
+            f"same, or {[1, width]} for every row"
+        )
+    return values.expand(batch, width)
+
+
 def check_range(what, ids, size):
     """Raises ValueError where not all `ids` are in 0..size-1."""
     low = ids.min().item()
@@ -548,14 +796,6 @@ def check_range(what, ids, size):
 
 
 # --- heads ---------------------------------------------------------------------------------------
-
-
-class Float32Linear(nn.Linear):
-    """A small dense layer that stays in float32 under autocast, where rounding would show."""
-
-    def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
 
 
 def initialize(module, config):
@@ -575,7 +815,7 @@ class BertLMPredictionHead(nn.Module):
         super().__init__()
         self.transform = nn.Module()
         self.transform.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.transform.LayerNorm = LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.transform_act_fn = get_activation(config.hidden_act)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -583,7 +823,9 @@ class BertLMPredictionHead(nn.Module):
         """[R, hidden] -> [R, vocab]"""
         hidden_states = self.transform_act_fn(self.transform.dense(hidden_states))
         hidden_states = self.transform.LayerNorm(hidden_states)
-        return word_embeddings.decode(hidden_states, self.bias)
+        table = word_table(word_embeddings)
+        tied = isinstance(table, WordEmbeddings)
+        return F.linear(hidden_states, table.decoder_weight() if tied else table.weight, self.bias)
 
 
 class BertForPreTraining(nn.Module):
@@ -611,8 +853,9 @@ class BertForPreTraining(nn.Module):
 
         input_ids, token_type_ids, attention_mask [B, S]; masked_lm_positions, _ids, _weights
         [B, M]; next_sentence_labels [B], where 1 means a random next sentence. Without positions
-        all are scored, [B, S, vocab], with MASKED_SCORE where nothing is computed. Given ids,
-        weights and labels, it returns (loss, (scores, next-sentence scores)).
+        all are scored, [B, S, vocab], with MASKED_SCORE where nothing is computed. Given
+        masked_lm_ids (without weights, all count alike), labels, or both, it returns
+        (loss, (scores, next-sentence scores)).
         """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         word_embeddings = self.bert.embeddings.word_embeddings
@@ -624,20 +867,27 @@ class BertForPreTraining(nn.Module):
                 self.cls.predictions(hidden_states, word_embeddings), MASKED_SCORE
             )
         else:
-            rows = torch.cat([cls_rows, unpadding.rows_of(masked_lm_positions)])
+            masked_rows, not_computed = unpadding.rows_of(masked_lm_positions)
+            rows = torch.cat([cls_rows, masked_rows])
             hidden_states = self.bert.encode(input_ids, token_type_ids, unpadding, rows)[-1]
             first_token_tensor, masked = hidden_states.split(
                 [len(input_ids), len(rows) - len(input_ids)]
             )
             scores = self.cls.predictions(masked, word_embeddings)
+            if not_computed is not None:
+                scores = scores.masked_fill(not_computed[:, None], MASKED_SCORE)
             scores = scores.unflatten(0, masked_lm_positions.shape)  # [B, M, vocab]
         next_scores = self.cls.seq_relationship(self.bert.pooler(first_token_tensor))
-        if masked_lm_ids is None:
+        losses = []
+        if masked_lm_ids is not None:
+            if masked_lm_weights is None:
+                masked_lm_weights = torch.ones_like(masked_lm_ids, dtype=torch.float32)
+            losses.append(masked_lm_loss(scores, masked_lm_ids, masked_lm_weights))
+        if next_sentence_labels is not None:
+            losses.append(classification_loss(next_scores, next_sentence_labels).mean())
+        if not losses:
             return scores, next_scores
-
-        loss = masked_lm_loss(scores, masked_lm_ids, masked_lm_weights)
-        loss = loss + classification_loss(next_scores, next_sentence_labels).mean()
-        return loss, (scores, next_scores)
+        return sum(losses), (scores, next_scores)
 
 
 class BertForSequenceClassification(nn.Module):
@@ -662,7 +912,10 @@ class BertForSequenceClassification(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
     ):
-        """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits)."""
+        """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits).
+
+        With one label the task is a regression, and the loss the squared error.
+        """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding, rows=unpadding.cls_rows())
         pooled_output = self.bert.pooler(layers[-1])
@@ -696,7 +949,10 @@ class BertForQuestionAnswering(nn.Module):
         """Three [B, S] -> (start logits, end logits), each [B, S]; MASKED_SCORE on padding.
 
         With start_positions and end_positions [B] it returns (mean loss, (start, end logits)).
+        Raises ValueError where only one of the two is given.
         """
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("give start_positions and end_positions, or neither")
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding)
         logits = unpadding.pad(self.qa_outputs(layers[-1]), MASKED_SCORE)  # [B, S, 2]
@@ -711,21 +967,37 @@ class BertForQuestionAnswering(nn.Module):
 # --- losses --------------------------------------------------------------------------------------
 
 
+def check_shape(name, values, wanted):
+    """Raises ValueError where the shape of `values` is not the `wanted` one."""
+    if values.shape != wanted:
+        raise ValueError(f"{name}: the shape is {list(values.shape)}, but must be {list(wanted)}")
+
+
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each example: [B, classes], [B] -> [B]"""
-    return F.cross_entropy(logits, to_device(labels, logits.device), reduction="none")
+    """Cross-entropy of each example: [B, classes], [B] -> [B]; with one output its squared error.
+
+    Raises ValueError for another shape of the labels.
+    """
+    check_shape("labels", labels, logits.shape[:1])
+    labels = to_device(labels, logits.device)
+    logits = at_least_float32(logits)
+    if logits.shape[1] == 1:
+        return (logits[:, 0] - labels) ** 2
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     """Cross-entropy of each example over its computed positions: [B, S], [B] -> [B]
 
-    As in Google's one-hot product, a position outside adds 0 and still counts in the mean.
+    As in Google's one-hot product, a position outside adds 0 and still counts in the mean. Raises
+    ValueError for another shape of the positions.
     """
+    check_shape("positions", positions, logits.shape[:1])
     positions = to_device(positions, logits.device)
     inside = (positions >= 0) & (positions < logits.shape[1])
     index = (positions * inside)[:, None]
     inside &= logits.gather(1, index).squeeze(1) > MASKED_SCORE
-    log_probs = F.log_softmax(logits, dim=1)
+    log_probs = F.log_softmax(at_least_float32(logits), dim=1)
     return log_probs.gather(1, index).squeeze(1) * -1.0 * inside
 
 
@@ -735,11 +1007,14 @@ def masked_lm_loss(
     """Weighted cross-entropy, [B, M, vocab], [B, M], [B, M] -> scalar.
 
     As Google (run_pretraining.py:280), the sum is divided by the sum of the weights + 1e-5.
-    `total_weight` takes the place of that sum where the batch is only a part of a step.
+    `total_weight` takes the place of that sum where the batch is only a part of a step. Raises
+    ValueError for another shape of ids or weights.
     """
+    check_shape("masked_lm_ids", ids, scores.shape[:2])
+    check_shape("masked_lm_weights", weights, scores.shape[:2])
     ids = to_device(ids, scores.device).flatten()
     weights = to_device(weights, scores.device).flatten()
-    losses = F.cross_entropy(scores.flatten(0, 1).float(), ids, reduction="none")
+    losses = F.cross_entropy(at_least_float32(scores.flatten(0, 1)), ids, reduction="none")
     if total_weight is None:
         total_weight = weights.sum()
     return (losses * weights).sum() / (total_weight + 1e-5)

@@ -6,7 +6,8 @@ and the gradients are clipped by one global norm over all parameters.
 """
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -16,6 +17,12 @@ from torch.optim import Optimizer
 # has no switch. For a step number as large as this the correction is exactly 1, in float32 too.
 NO_BIAS_CORRECTION = 1e8
 UNUSED = {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "found_inf": None}
+
+PLAIN_NORM = (
+    "BERTAdam clips by the plain norm of the word embeddings' gradient, not by TensorFlow's, "
+    "because more than look-ups and decoder went into it (a gradient set by hand, another loss on "
+    "the table, or gradients averaged over ranks more than once a step)"
+)
 
 # Parameters whose names end like this do not decay.
 NO_DECAY = ("bias", "LayerNorm.weight")
@@ -91,7 +98,16 @@ class BERTAdam(Optimizer):
         adam = {"b1": b1, "b2": b2, "e": e, "weight_decay_rate": weight_decay_rate}
         super().__init__(params, rate | adam)
         self.max_grad_norm = max_grad_norm
+        self.warned = False
+        self.known_on_host = None
         self.word_tables = list(word_tables)
+
+    def __getstate__(self):
+        own = ("max_grad_norm", "word_tables", "warned")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state):
+        super().__setstate__({**state, "known_on_host": None})
 
     def get_lr(self, group: dict | None = None) -> np.float32:
         """The learning rate of the next step, of the first parameter group by default."""
@@ -118,28 +134,47 @@ class BERTAdam(Optimizer):
         are added up. The gradient of a decoder that shares the table counts separately. This is a
         quirk of optimization.py:74 in Google's repository.
         """
-        table_ids = {id(table.weight) for table in self.word_tables}
-        params = [table.decoder_weight for table in self.word_tables]
-        for group in self.param_groups:
-            params += [p for p in group["params"] if id(p) not in table_ids]
-        norms = torch._foreach_norm([p.grad for p in params if p.grad is not None])
+        sources = {table.weight: table.sources for table in self.word_tables}
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        tables = [sources[p].norms(p.grad) for p in params if sources.get(p)]
+        norms = [decoder for _, decoder in tables if decoder is not None]
+        grads = [p.grad for p in params if not sources.get(p)]
+        norms += torch._foreach_norm(grads) if grads else []
+        squares = [torch.stack(norms).square().sum()] if norms else []
+        squares += [squared for squared, _ in tables]
+        for table in self.word_tables:
+            self.warn_if_dense(table.sources)
+        return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
-        # The squared norm over looked-up rows is formed in the backward pass of the look-up.
-        rows = [table.squared_norm.grad for table in self.word_tables]
-        squares = [torch.stack(norms).square().sum(), *(x for x in rows if x is not None)]
-        return torch.stack(squares).sum().sqrt()
+    def warn_if_dense(self, sources) -> None:
+        """Says once that a word table counts with its plain norm."""
+        if self.warned or sources.known is None:
+            return
+        seen = self.known_on_host
+        if sources.known.device.type == "cpu":
+            seen = sources.known
+        else:
+            # What the step before sent: to wait for this step's would cost the GPU's time.
+            self.known_on_host = torch.empty((), pin_memory=True)
+            self.known_on_host.copy_(sources.known, non_blocking=True)
+        if seen is not None and not seen:
+            self.warned = True
+            warnings.warn(PLAIN_NORM, stacklevel=4)
 
     @torch.no_grad()
-    def step(self, closure: None = None, loss_scale: float = 1.0) -> torch.Tensor:
+    def step(self, closure: Callable | None = None, loss_scale: float = 1.0) -> torch.Tensor:
         """One update; returns the global norm before clipping, as a tensor.
 
         The gradients must be those of `loss_scale` times the loss. The norm stays on its device:
-        reading its value would wait for the device.
+        reading its value would wait for the device. A `closure` computes the loss and the gradients
+        first, and its loss is returned. In a process group of several ranks every rank must call
+        this. Raises ValueError for parameters in half precision.
         """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         norm = self.global_norm() / loss_scale
-        for table in self.word_tables:
-            if table.decoder_weight.grad is not None:
-                table.weight.grad.add_(table.decoder_weight.grad)
 
         # TensorFlow multiplies gradients by 1 / max(norm, limit); the kernel divides by this.
         divisor = torch.full_like(norm, loss_scale)
@@ -151,11 +186,17 @@ class BERTAdam(Optimizer):
             if params:
                 self.update(params, group, divisor)
             group["step"] += 1
-        return norm
+        return norm if loss is None else loss
 
     def update(self, params: list, group: dict, divisor: torch.Tensor) -> None:
         """One fused call for parameters of a group; `divisor` divides their gradients."""
         for p in params:
+            if p.dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"BERTAdam cannot update parameters in {str(p.dtype).removeprefix('torch.')}, "
+                    f"whose rounding would swallow most of a step: keep the parameters in float32 "
+                    f"and compute under torch.autocast"
+                )
             if not self.state[p]:
                 self.state[p] = {"adam_m": torch.zeros_like(p), "adam_v": torch.zeros_like(p)}
         lr = float(self.get_lr(group))
@@ -168,19 +209,22 @@ class BERTAdam(Optimizer):
         grads = [p.grad for p in params]
         m = [self.state[p]["adam_m"] for p in params]
         v = [self.state[p]["adam_v"] for p in params]
-        steps = [torch.full_like(divisor, NO_BIAS_CORRECTION)] * len(params)
+        steps = [torch.full_like(divisor, NO_BIAS_CORRECTION, dtype=torch.float32)] * len(params)
+        if params[0].dtype == torch.float64:  # whose divisor the kernel would take in float32
+            torch._foreach_div_(grads, divisor)
+            divisor = None
         adam = {"lr": lr, "beta1": group["b1"], "beta2": group["b2"], "eps": group["e"]}
         torch._fused_adamw_(params, grads, m, v, [], steps, grad_scale=divisor, **adam, **UNUSED)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops all gradients, also those that only the norm and the word tables need."""
-        for table in self.word_tables:
-            # On a CPU the memory is kept for the next gradient, because new pages are slow.
-            on_cpu = table.weight.device.type == "cpu"
-            table.spare = table.weight.grad if on_cpu else None
-            table.weight.grad = None
-            table.squared_norm.grad = None
-            table.decoder_weight.grad = None
+    def zero_grad(self, set_to_none: bool = True, reuse_memory: bool = False) -> None:
+        """Drops all gradients.
+
+        With `reuse_memory` the next gradient of a word table is written where this one is, which is
+        faster on a CPU. Nothing else may hold it then.
+        """
+        if reuse_memory:
+            for table in self.word_tables:
+                table.reuse_gradient()
         super().zero_grad(set_to_none)
 
 
@@ -202,10 +246,10 @@ def create_optimizer(
     num_warmup_steps: int,
     schedule: str = "warmup_linear",
 ) -> BERTAdam:
-    """BERTAdam with Google's settings for `model`, which must be on its device already."""
-    word_tables = [module for module in model.modules() if hasattr(module, "track_row_norms")]
+    """BERTAdam with Google's settings for `model`."""
+    word_tables = [m for m in model.modules() if hasattr(m, "track_gradient_sources")]
     for table in word_tables:
-        table.track_row_norms()
+        table.track_gradient_sources()
     warmup = num_warmup_steps / num_train_steps if num_warmup_steps else -1
     groups = decay_groups(model)
     return BERTAdam(groups, init_lr, warmup, num_train_steps, schedule, word_tables=word_tables)

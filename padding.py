@@ -72,6 +72,7 @@ class Unpadding:
         self.max_seqlen = max(self.seqlens, default=0)
         self.input_indices = indices  # beside the input, for `unpad`
         self.indices = to_device(indices, device)
+        self.input_packed_row = packed_row
         self.packed_row = to_device(packed_row, device)
         self.cu_seqlens = to_device(ends.int(), device)
         self.hidden = to_device(hidden, device) if hidden.any() else None
@@ -101,6 +102,29 @@ class Unpadding:
         return self.packed_row[:, 0]
 
     def rows_of(self, positions):
-        """[B, M] positions in each sequence -> [B*M] packed rows."""
-        positions = to_device(positions, self.packed_row.device)
-        return self.packed_row.gather(1, positions).flatten()
+        """[B, M] positions in each sequence -> packed rows [B*M], and which are not computed.
+
+        For those that are not computed the row is 0, and the second result is True there; it is
+        None where all are known to be computed. Raises ValueError for positions outside the input,
+        or for another number of sequences.
+        """
+        batch, width = self.shape
+        if positions.dim() != 2 or len(positions) != batch:
+            raise ValueError(f"positions has the shape {list(positions.shape)}, but B is {batch}")
+        packed_row = self.packed_row
+        if positions.device == self.input_packed_row.device:
+            packed_row = self.input_packed_row  # on the host, where a look does not wait for a GPU
+        positions = to_device(positions, packed_row.device)
+        on_host = packed_row.device.type == "cpu"
+        if on_host and ((positions < 0) | (positions >= width)).any():
+            raise ValueError(
+                f"positions {positions.min()} to {positions.max()} are given, but the input has "
+                f"0 to {width - 1}"
+            )
+
+        rows = packed_row.gather(1, positions).flatten()
+        not_computed = rows < 0
+        rows = to_device(rows.clamp(min=0), self.indices.device)
+        if on_host and not not_computed.any():
+            return rows, None
+        return rows, to_device(not_computed, self.indices.device)

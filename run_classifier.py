@@ -143,7 +143,6 @@ from files import (
     atomic_write,
 )
 from modeling import BertConfig, BertForSequenceClassification, classification_loss
-from padding import to_device
 from tokenization import FullTokenizer
 
 # Name -> what it is, of the files in --output_dir that a user looks for.
@@ -199,17 +198,10 @@ def load(args, runtime, processor, tokenizer):
 # --- losses and figures --------------------------------------------------------------------------
 
 
-def example_losses(logits, labels):
-    """Each example's loss, [B, labels], [B] -> [B]; the squared error if there is one output."""
-    if logits.shape[1] > 1:
-        return classification_loss(logits, labels)
-    return (logits[:, 0] - to_device(labels, logits.device)) ** 2
-
-
 def compute_loss(model, batch, totals):
     """A batch's share of its step's mean loss."""
     inputs, labels = batch
-    return example_losses(model(*inputs), labels).sum() / totals.examples
+    return classification_loss(model(*inputs), labels).sum() / totals.examples
 
 
 def logits_of(model, batch):
@@ -220,7 +212,7 @@ def logits_of(model, batch):
 
 def evaluate(logits, label_ids, batch_size, metrics, global_step):
     """Google's figures and the task's own, from the logits [examples, labels]."""
-    losses = example_losses(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
+    losses = classification_loss(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
     # As Google: "loss" is the mean of the batches' means, of which the last may be a smaller one.
     batches = [losses[i : i + batch_size].mean() for i in range(0, len(losses), batch_size)]
     results = {}

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -218,9 +219,31 @@ def parallel(runtime, model):
         # Each loss is divided by the examples of all ranks already: sum, do not average.
         replica.register_comm_hook(None, sum_gradients)
         return replica
-    if runtime.device.type == "cuda" and torch.cuda.device_count() > 1:
-        return torch.nn.DataParallel(model)
+    num_gpus = torch.cuda.device_count() if runtime.device.type == "cuda" else 0
+    if num_gpus > 1:
+        runtime.print(
+            f"one process uses {num_gpus} GPUs; one process for each is faster: "
+            f"torchrun --nproc_per_node={num_gpus} {' '.join(sys.argv)}"
+        )
+        return torch.nn.DataParallel(AutocastForward(model, runtime))
     return model
+
+
+class AutocastForward(torch.nn.Module):
+    """`module` with autocast opened in its forward pass, where every replica of it opens its own.
+
+    DataParallel runs each replica in a thread, and autocast's type belongs to one thread: from
+    outside the replicas would compute in float16.
+    """
+
+    def __init__(self, module, runtime):
+        super().__init__()
+        self.module = module
+        self.runtime = runtime
+
+    def forward(self, *inputs):
+        with self.runtime.autocast():
+            return self.module(*inputs)
 
 
 def sum_gradients(_, bucket):
@@ -356,7 +379,7 @@ def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
                 loss += part_loss.detach()
 
             learning_rate = optimizer.get_lr()
-            optimizer_step(runtime, optimizer, scale)
+            optimizer_step(optimizer, scale)
 
             done = step + 1
             unread.append((done, loss, learning_rate))
@@ -433,19 +456,14 @@ def backward(loss, scale) -> None:
     loss.backward()
 
 
-def optimizer_step(runtime, optimizer, scale) -> None:
+def optimizer_step(optimizer, scale) -> None:
     """One step of the optimizer from the gradients of all ranks, which it clears."""
-    for words in optimizer.word_tables:
-        # What the clipping norm needs is exchanged as gradients are.
-        for source in (words.squared_norm, words.decoder_weight):
-            if source.grad is not None:
-                runtime.sum(source.grad)
     # Reading the norm waits for the GPU; only float16, which may overflow, has to.
     if scale is None:
         optimizer.step()
     elif scale.update_and_check(optimizer.global_norm()):
         optimizer.step(loss_scale=scale.used)
-    optimizer.zero_grad()
+    optimizer.zero_grad(reuse_memory=True)
 
 
 def dropout_seed(*numbers: int) -> int:
@@ -532,6 +550,8 @@ class StopSignals:
         self._handlers = {}
 
     def __enter__(self):
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets only the main thread catch signals.
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._on_signal)
         return self

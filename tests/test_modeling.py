@@ -586,6 +586,97 @@ def test_too_long_sequences():
         tiny()(torch.zeros(1, 12, dtype=torch.long))
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_one_mask_and_one_row_of_types_for_every_sequence(head):
+    ids, types, mask = tiny_inputs()
+    model, one = tiny(head), (types[:1], mask[-1:])
+    assert 1 < mask[-1].sum() < WIDTH
+    outputs = model(ids, *one)
+    wanted = model(ids, *(values.repeat(BATCH, 1) for values in one))
+    for ours, theirs in zip(outputs, wanted):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("where", [1, 2])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "shape", [(BATCH, WIDTH - 1), (BATCH, 1), (WIDTH,), (2, WIDTH), (BATCH, 1, 1, WIDTH), ()]
+)
+def test_inputs_of_another_shape_are_refused_with_both_shapes(head, where, shape):
+    inputs = tiny_inputs()
+    given = [*inputs[:where], torch.ones(shape, dtype=torch.long), *inputs[where + 1 :]]
+    name = ("input_ids", "token_type_ids", "attention_mask")[where]
+    with pytest.raises(ValueError) as error:
+        tiny(head)(*given)
+    assert str(error.value) == (
+        f"{name} has the shape {list(shape)}, but input_ids [13, 7]: give the same, or [1, 7] for "
+        f"every row"
+    )
+
+
+def test_ids_must_be_a_batch():
+    with pytest.raises(ValueError, match=r"input_ids has the shape \[7\]: give \[B, S\]"):
+        tiny()(torch.ones(7, dtype=torch.long))
+
+
+def test_a_masked_position_on_padding_reads_no_other_example():
+    inputs = tiny_inputs()
+    model = tiny(BertForPreTraining)
+    short = int((inputs[2].sum(1) == 2).nonzero()[0])
+    positions = torch.zeros(BATCH, 2, dtype=torch.long)
+    wanted = model(*inputs, positions)[0]
+    positions[short, 1] = 4
+    scores = model(*inputs, positions)[0]
+    assert (scores[short, 1] == MASKED_SCORE).all()
+    scores[short, 1] = wanted[short, 1]
+    assert roundings(scores, wanted) < 16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(*inputs, positions)[0][short, 1].max() < 0.99 * MASKED_SCORE
+
+
+@pytest.mark.parametrize("labels", [torch.arange(BATCH), torch.linspace(-1, 5, BATCH)])
+def test_one_label_is_a_regression(labels):
+    model = tiny(partial(BertForSequenceClassification, num_labels=1))
+    loss, logits = model(*tiny_inputs(), labels)
+    assert logits.shape == (BATCH, 1)
+    assert roundings(loss, ((logits[:, 0] - labels) ** 2).mean()) < 4 and loss > 0.1
+    loss.backward()
+    assert model.classifier.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("shape", [(BATCH, 1), (BATCH - 1,), (1, BATCH)])
+def test_labels_of_another_shape(num_labels, shape):
+    model = tiny(partial(BertForSequenceClassification, num_labels=num_labels))
+    with pytest.raises(ValueError) as error:
+        model(*tiny_inputs(), torch.ones(shape, dtype=torch.long))
+    assert str(error.value) == f"labels: the shape is {list(shape)}, but must be [13]"
+
+
+def test_losses_of_pre_training_alone_and_together():
+    model, inputs = tiny(BertForPreTraining), tiny_inputs()
+    positions = torch.zeros(BATCH, 2, dtype=torch.long)
+    ids, labels = positions + 5, torch.arange(BATCH) % 2
+    words = {"masked_lm_positions": positions, "masked_lm_ids": ids}
+    weighted, _ = model(*inputs, **words, masked_lm_weights=torch.ones(BATCH, 2))
+    alone, (scores, _) = model(*inputs, **words)
+    assert torch.equal(alone, weighted) and scores.shape == (BATCH, 2, 99)
+    sentences, _ = model(*inputs, next_sentence_labels=labels)
+    both, _ = model(*inputs, **words, next_sentence_labels=labels)
+    assert roundings(both, alone + sentences) < 16
+    everywhere, _ = model(*inputs, masked_lm_ids=inputs[0])  # [B, S], as without positions
+    assert everywhere.isfinite()
+    with pytest.raises(ValueError, match=r"masked_lm_ids: the shape is \[13, 2\], .* \[13, 7\]"):
+        model(*inputs, masked_lm_ids=ids)
+
+
+@pytest.mark.parametrize("name", ["start_positions", "end_positions"])
+def test_one_end_of_an_answer_is_not_enough(name):
+    model = tiny(BertForQuestionAnswering)
+    with pytest.raises(ValueError, match="give start_positions and end_positions, or neither"):
+        model(*tiny_inputs(), **{name: torch.zeros(BATCH, dtype=torch.long)})
+
+
 # The loader
 
 
@@ -777,7 +868,63 @@ def test_bfloat16_meets_few_matrix_shapes():
 
 
 @pytest.mark.numeric
-def test_a_model_in_float64_stays_so():
-    model = tiny(partial(BertForSequenceClassification, num_labels=3)).double()
-    model(*tiny_inputs()).sum().backward()
-    assert {grad.dtype for grad in gradients(model).values()} == {torch.float64}
+@pytest.mark.parametrize("head", HEADS)
+def test_a_model_in_float64_computes_in_it(head):
+    model, exact = tiny(head, initializer_range=0.3), tiny(head, initializer_range=0.3).double()
+    losses = []
+    for each in (model, exact):
+        losses.append(tiny_loss(each))
+        losses[-1].backward()
+    assert losses[1].dtype == torch.float64
+    assert 1e-12 < abs(losses[0].item() / losses[1].item() - 1) < 64 * ROUNDING
+    assert {grad.dtype for grad in gradients(exact).values()} == {torch.float64}
+    # A loss in float64 follows a step of 1e-6 to many more digits than float32 has.
+    weight = exact.bert.encoder.layer[0].output.dense.weight
+    with torch.no_grad():
+        weight[3, 5] += 1e-6
+        moved = tiny_loss(exact)
+    slope = (moved - losses[1]) / 1e-6
+    assert slope.item() == pytest.approx(weight.grad[3, 5].item(), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_model_in_half_precision_trains_in_it(head, dtype):
+    model = tiny(head, dropout=0.1, initializer_range=0.1)
+    full = tiny_loss(model.eval())
+    model = model.to(dtype)
+    near = tiny_loss(model)
+    assert near.dtype == torch.float32  # softmax and loss
+    assert abs(near - full) < 12 * torch.finfo(dtype).eps * full
+    layers, pooled = model.bert(*tiny_inputs())
+    assert {x.dtype for x in [*layers, pooled]} == {dtype}
+    optimizer, losses = torch.optim.SGD(model.train().parameters(), lr=0.1), []
+    for _ in range(20):
+        losses.append(tiny_loss(model))
+        losses[-1].backward()
+        assert {grad.dtype for grad in gradients(model).values()} == {dtype}
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+
+
+def test_a_second_derivative_takes_the_plain_formula(monkeypatch):
+    model = tiny(BertForSequenceClassification, initializer_range=0.3)
+    weight = model.bert.embeddings.word_embeddings.weight
+    with pytest.raises(ValueError, match="create_graph=True: .* modeling.plain_packed_attention"):
+        torch.autograd.grad(tiny_loss(model), weight, create_graph=True)
+
+    monkeypatch.setattr(modeling, "attention", modeling.plain_packed_attention)
+    model = model.double()
+    weight = model.bert.embeddings.word_embeddings.weight
+    (grad,) = torch.autograd.grad(tiny_loss(model), weight, create_graph=True)
+    grad.square().sum().backward()
+    second = weight.grad[3].clone()
+    with torch.no_grad():
+        before, step = weight.clone(), 1e-6 * torch.randn(32, dtype=torch.float64)
+    values = []
+    for sign in (1, -1):
+        weight.data = before.clone()
+        weight.data[3] += sign * step
+        values.append(torch.autograd.grad(tiny_loss(model), weight)[0].square().sum())
+    assert (values[0] - values[1]).item() == pytest.approx(2 * (second @ step).item(), rel=1e-4)

@@ -47,7 +47,27 @@ def test_rows_of_positions():
     unpadding = Unpadding(MASK)
     positions = torch.tensor([[0, 2], [4, 0], [3, 1], [0, 0]])
     values = unpadding.unpad(torch.arange(20).view(4, 5))
-    assert values[unpadding.rows_of(positions)].tolist() == [0, 2, 9, 5, 13, 11, 15, 15]
+    rows, not_computed = unpadding.rows_of(positions)
+    assert values[rows].tolist() == [0, 2, 9, 5, 13, 11, 15, 15] and not_computed is None
+
+
+def test_positions_that_are_not_computed():
+    rows, not_computed = Unpadding(MASK).rows_of(torch.tensor([[3], [4], [2], [0]]))
+    assert rows.tolist() == [0, 7, 0, 11] and not_computed.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "positions, words",
+    [
+        ([[0], [5], [0], [0]], "0 to 5 are given, but the input has 0 to 4"),
+        ([[0], [-1], [0], [0]], "-1 to 0 are given"),
+        ([[0], [0]], r"shape \[2, 1\], but B is 4"),
+        ([0, 0, 0, 0], r"shape \[4\], but B is 4"),
+    ],
+)
+def test_positions_outside_the_input(positions, words):
+    with pytest.raises(ValueError, match=words):
+        Unpadding(MASK).rows_of(torch.tensor(positions))
 
 
 def test_in_bfloat16_the_rows_are_rounded_up():

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import threading
 import time
 from functools import partialmethod
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from helpers import (
     run,
     start,
 )
-from model_helpers import Replicas
+from model_helpers import Replicas, tiny, tiny_inputs
 
 import checkpoint
 import modeling
@@ -265,6 +266,23 @@ def test_a_signal_during_the_last_checkpoint(short_run, copy, call, monkeypatch)
     )
 
 
+def test_main_in_a_thread_trains(short_run, short, tmp_path):
+    """Python lets only the main thread catch signals; a notebook's server runs others."""
+    failed = []
+
+    def body():
+        try:
+            train(tmp_path, *short_run)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert not failed
+    assert_same_weights(tmp_path, short)
+
+
 def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
     """A loss that is no number stops the run at its step, before its checkpoint is written."""
     (copy / "checkpoint-6.pt").unlink()
@@ -283,8 +301,8 @@ def test_weights_that_are_not_finite_are_not_saved(short_run, copy, call, monkey
     (copy / "checkpoint-6.pt").unlink()
     true = training.optimizer_step
 
-    def optimizer_step(runtime, optimizer, scale):
-        true(runtime, optimizer, scale)
+    def optimizer_step(optimizer, scale):
+        true(optimizer, scale)
         optimizer.param_groups[0]["params"][0].data.view(-1)[5] = float("inf")
 
     monkeypatch.setattr(training, "optimizer_step", optimizer_step)
@@ -468,6 +486,49 @@ def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
     assert its_loss == pytest.approx(loss, rel=64 * ROUNDING)
     assert its_norm == pytest.approx(norm, rel=256 * ROUNDING)
     assert_same_gradients(its_gradients, gradients)
+
+
+def test_replicas_in_threads_compute_in_the_runs_precision():
+    """As DataParallel's, which opens autocast in each thread without saying with which type."""
+    model = tiny(BertForQuestionAnswering, initializer_range=0.3)
+    inputs = tiny_inputs()
+    runtime = Runtime(torch.device("cpu"), dtype=torch.bfloat16)
+    replica = training.AutocastForward(model, runtime)
+    seen, outputs = [], {}
+    model.bert.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda module, args, output: seen.append(output.dtype)
+    )
+    with runtime.autocast():
+        wanted = model(*inputs)
+
+        def body(number):
+            with torch.autocast(
+                "cpu", torch.float16
+            ):  # as torch.nn.parallel.parallel_apply on CUDA
+                outputs[number] = replica(*inputs)
+
+        threads = [threading.Thread(target=body, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen == [torch.bfloat16] * 3
+    for number in range(2):
+        assert all(torch.equal(ours, its) for ours, its in zip(outputs[number], wanted))
+    sum(output[0].masked_fill(inputs[2] == 0, 0).sum() for output in outputs.values()).backward()
+    assert model.bert.embeddings.word_embeddings.weight.grad.isfinite().all()
+
+
+def test_several_gpus_in_one_process_are_told_of_torchrun(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.nn, "DataParallel", lambda module: module)
+    monkeypatch.setattr("sys.argv", ["run_squad.py", "--do_train"])
+    runtime, model = Runtime(torch.device("cuda")), torch.nn.Linear(1, 1)
+    assert training.parallel(runtime, model).module is model
+    assert capsys.readouterr().out == (
+        "one process uses 2 GPUs; one process for each is faster: "
+        "torchrun --nproc_per_node=2 run_squad.py --do_train\n"
+    )
 
 
 def test_predict_gives_each_feature_its_own_output():

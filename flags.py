@@ -253,8 +253,8 @@ FLAGS = {
             {
                 SQUAD: "for SQuAD 2.0: a question is left unanswered if the score of no answer "
                 "exceeds that of the best answer by more than this",
-                PREDICT: "the same, for a model that may leave questions unanswered (default: the "
-                "run's)",
+                PREDICT: "leave a question unanswered if the score of no answer exceeds that of "
+                "the best answer by more than this (default: that of the run)",
             },
             may_differ=True, google="0.0",
         ),
@@ -394,7 +394,8 @@ FLAGS = {
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
             {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128, PREDICT: None},
-            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows",
+            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows; "
+            "predict.py does as training did by default",
             allowed=Range(3), google="128, squad 384", port="128, squad 384",
         ),
     ),

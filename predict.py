@@ -128,13 +128,13 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
-    BertModel,
     load_weights,
 )
 from tokenization import FullTokenizer
 from weights import read_state_dict, standard_name
 
 MASK = "[MASK]"
+CELL = 72  # characters of a table's widest cell
 BEST_WORDS = 5  # shown for each [MASK]
 TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
@@ -308,12 +308,11 @@ def make_network(folder: Folder) -> tuple[torch.nn.Module, str | None]:
                 f"{folder.path} names {len(folder.labels)} labels, but has {outputs} outputs"
             )
         network = BertForSequenceClassification(folder.config, outputs)
-    elif task == QUESTIONS:
-        network = BertForQuestionAnswering(folder.config)
     elif task == MASKS:
         network = BertForPreTraining(folder.config)
     else:
-        network = BertModel(folder.config)
+        # Vectors, too, need neither the head nor the pooler, which many files lack.
+        network = BertForQuestionAnswering(folder.config)
     try:
         load_weights(network, state)
     except ValueError as error:
@@ -501,11 +500,10 @@ class Model:
         """
         if how not in ("mean", "cls"):
             raise ValueError(f"how is {how!r}; use mean or cls")
-        encoder = getattr(self.network, "bert", self.network)
 
         def vectors_of(rows):
             inputs = model_inputs(rows)
-            layers, _ = encoder(*inputs)
+            layers, _ = self.network.bert(*inputs)
             last = layers[-1].float()  # [B, S, hidden], 0 on padding
             if how == "cls":
                 return last[:, 0].cpu().numpy()
@@ -975,7 +973,7 @@ class Table(JsonLines):
             self.widths = {}
             for line in lines:
                 for name, value in line.items():
-                    width = max(len(name), len(shorten(value, 40)))
+                    width = max(len(name), len(shorten(value, CELL)))
                     self.widths[name] = max(width, self.widths.get(name, 0))
             self.row({name: name for name in self.widths}, "text")
         for row, line in zip(rows, lines):
@@ -984,7 +982,7 @@ class Table(JsonLines):
     def row(self, line, text):
         """Writes one line."""
         cells = [
-            shorten(line.get(name, ""), 40).ljust(width) for name, width in self.widths.items()
+            shorten(line.get(name, ""), CELL).ljust(width) for name, width in self.widths.items()
         ]
         room = shutil.get_terminal_size().columns - sum(len(cell) + 2 for cell in cells)
         self.line("  ".join([*cells, shorten(text, max(20, room))]))

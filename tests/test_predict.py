@@ -589,27 +589,26 @@ def test_a_reader_that_stops_early(folders, tmp_path):
 # --- at a terminal -------------------------------------------------------------------------------
 
 
-def at_a_terminal(*argv, typed=None):
-    """What a terminal shows of the command; `typed` are lines for it."""
+def at_a_terminal(*argv, typed=()):
+    """What a terminal shows of the command; a line of `typed` is sent at each prompt."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "predict.py", *map(str, argv)], cwd=ROOT, stdout=theirs,
-        stderr=subprocess.STDOUT, stdin=theirs if typed is not None else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT, stdin=theirs if typed else subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "70", "TERM": "dumb"},
     )  # fmt: skip
     os.close(theirs)
-    if typed is not None:
-        os.write(ours, typed.encode())
+    waiting = list(typed)
     shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+            if waiting and shown.endswith(b": "):
+                os.write(ours, waiting.pop(0).encode())
+    except OSError:  # Linux's answer once the other end is closed
+        pass
+    finally:
+        os.close(ours)
     assert process.wait(120) == 0, shown.decode()
     return shown.decode().replace("\r\n", "\n")
 
@@ -624,12 +623,12 @@ def test_a_table_at_a_terminal(folders, inputs):
 
 
 def test_it_asks_at_a_terminal(folders):
-    shown = at_a_terminal(folders["classes"], typed="It rained. ||| Rain.\n\x04")
+    shown = at_a_terminal(folders["classes"], typed=["It rained. ||| Rain.\n", "\x04"])
     assert "Type a text" in shown and "perhaps" in shown
-    typed = "Jim made Kermit.\nWho made Kermit?\n\n\x04"
+    typed = ["Jim made Kermit.\n", "Who made Kermit?\n", "\n", "\x04"]
     shown = at_a_terminal(folders["questions"], typed=typed)
     assert "paragraph: " in shown and "answer: " in shown
-    shown = at_a_terminal(folders["masks"], typed="None.\nA [MASK].\n\x04")
+    shown = at_a_terminal(folders["masks"], typed=["None.\n", "A [MASK].\n", "\x04"])
     assert "the text has no [MASK]" in shown and "mask 1" in shown
 
 

@@ -134,6 +134,22 @@ def step_examples(shards: Sequence[int], batch_size: int, step: int, seed: int) 
     return np.array(indices)
 
 
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[np.ndarray]:
+    """Index arrays that cover every example once, the longest first, of at most `max_tokens` each.
+
+    The tokens of a batch are counted as if it were padded to its longest example. An example that
+    is longer than `max_tokens` is a batch of its own.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // max(1, lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Index arrays that cover every example once, the longest examples first.
 

@@ -20,6 +20,7 @@ CLASSIFIER = "run_classifier"
 SQUAD = "run_squad"
 PRETRAINING = "run_pretraining"
 FEATURES = "extract_features"
+PREDICT = "predict"
 INSTANCES = "create_pretraining_data"
 TO_PYTORCH = "convert_tf_checkpoint_to_pytorch"
 TO_TENSORFLOW = "convert_pytorch_checkpoint_to_tf"
@@ -30,6 +31,7 @@ SCRIPTS = {
     SQUAD: "squad",
     PRETRAINING: "pretraining",
     FEATURES: "features",
+    PREDICT: "predict",
     INSTANCES: "instances",
     TO_PYTORCH: "to PyTorch",
     TO_TENSORFLOW: "to TensorFlow",
@@ -90,6 +92,7 @@ class Flag:
     alias: str | None = None  # another spelling, which --help does not show
     allowed: Range | None = None
     choices: tuple[str, ...] = ()
+    positional: bool = False  # given by its place, without a name
     must_exist: bool = False  # an input file or folder, looked for before any work
     must_be_writable: bool = False  # a folder that the run creates
     # Whether a resumed run may have another value: it does not change what training computes.
@@ -103,14 +106,21 @@ class Flag:
     def help_of(self, script: str) -> str:
         return self.help[script] if isinstance(self.help, dict) else self.help
 
+    @property
+    def spelling(self) -> str:
+        """How a user writes it: --name, or the name of its place, as in FOLDER."""
+        return str(self.metavar) if self.positional else f"--{self.name}"
+
     def check(self, value: object) -> None:
         """Raises ValueError, or OSError for a path, where the flag does not allow `value`."""
-        if self.allowed and value is not None and value not in self.allowed:
-            raise ValueError(f"--{self.name} is {value}, but must be {self.allowed}")
+        if value is None:
+            return
+        if self.allowed and value not in self.allowed:
+            raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
         if self.choices and value not in self.choices:
-            raise ValueError(f"--{self.name} is {value!r}; use one of {', '.join(self.choices)}")
+            raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
         if self.must_exist and value and not os.path.exists(value):
-            raise FileNotFoundError(f"--{self.name} {value} does not exist")
+            raise FileNotFoundError(f"{self.spelling} {value} does not exist")
         if self.must_be_writable and value:
             check_output_dir(value, self.name)
 
@@ -127,6 +137,50 @@ FLAGS = {
         Flag(
             "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "folder", (PREDICT,), str, REQUIRED,
+            "--output_dir of a run, or a folder with a BERT model of Hugging Face's",
+            metavar="FOLDER", positional=True, must_exist=True,
+        ),
+        Flag(
+            "text", (PREDICT,), str, None,
+            "a text, or a question; without it and without --input, texts are asked for",
+            metavar="TEXT", positional=True,
+        ),
+        Flag(
+            "pair", (PREDICT,), str, None, "the text's pair, or the question's context",
+            metavar="PAIR", positional=True,
+        ),
+        Flag(
+            "input", (PREDICT,), str, None,
+            "file of texts: .txt (a text per line, or a pair separated by ' ||| '), .tsv, .csv or "
+            ".jsonl; - reads stdin",
+            metavar="FILE",
+        ),
+        Flag(
+            "input_format", (PREDICT,), str, None,
+            "txt, tsv, csv or jsonl (default: as the file's name ends; txt for stdin)",
+            metavar="NAME", choices=("txt", "tsv", "csv", "jsonl"),
+        ),
+        Flag(
+            "context", (PREDICT,), str, None, "text file about which all questions are",
+            metavar="FILE", must_exist=True,
+        ),
+        Flag(
+            "embed", (PREDICT,), str, None,
+            "write a vector for each text: mean of the last layer over all WordPieces, or the last "
+            "layer at [CLS]",
+            metavar="mean|cls", choices=("mean", "cls"),
+        ),
+        Flag(
+            "output", (PREDICT,), str, None, "file to write, instead of stdout", metavar="FILE",
+        ),
+        Flag(
+            "format", (PREDICT,), str, None,
+            "jsonl, tsv, table, or npz for vectors (default: as --output ends, else table on a "
+            "terminal and jsonl elsewhere)",
+            metavar="NAME", choices=("jsonl", "tsv", "table", "npz"),
         ),
         Flag(
             "input_file", (PRETRAINING,), str, REQUIRED,
@@ -195,9 +249,13 @@ FLAGS = {
             google="false",
         ),
         Flag(
-            "null_score_diff_threshold", (SQUAD,), float, 0.0,
-            "for SQuAD 2.0: a question is left unanswered if the score of no answer exceeds that "
-            "of the best answer by more than this",
+            "null_score_diff_threshold", (SQUAD, PREDICT), float, {SQUAD: 0.0, PREDICT: None},
+            {
+                SQUAD: "for SQuAD 2.0: a question is left unanswered if the score of no answer "
+                "exceeds that of the best answer by more than this",
+                PREDICT: "leave a question unanswered if the score of no answer exceeds that of "
+                "the best answer by more than this (default: that of the run)",
+            },
             may_differ=True, google="0.0",
         ),
         Flag(
@@ -275,10 +333,14 @@ FLAGS = {
             metavar="NAME,NAME,…",
         ),
         Flag(
-            "text_columns", (CLASSIFIER,), str, None,
-            "column of the text, or the two columns of a pair, as in 0,1; columns are counted "
-            "from 0",
-            metavar="N[,N]",
+            "text_columns", (CLASSIFIER, PREDICT), str, None,
+            {
+                CLASSIFIER: "column of the text, or the two columns of a pair, as in 0,1; columns "
+                "are counted from 0",
+                PREDICT: "column of the text, or the two columns of a pair, by name or by number "
+                "from 0; needed where they have no usual names, as text or sentence1 and sentence2",
+            },
+            metavar="NAME[,NAME]",
         ),
         Flag(
             "label_column", (CLASSIFIER,), int, None,
@@ -286,10 +348,14 @@ FLAGS = {
             allowed=AT_LEAST_0,
         ),
         Flag(
-            "header", (CLASSIFIER,), str, "auto",
-            "whether the files begin with a header: true, false or auto. auto: train.tsv and "
-            "dev.tsv do if the label column of their first row is not a label, and test.tsv if "
-            "it begins as they do",
+            "header", (CLASSIFIER, PREDICT), str, "auto",
+            {
+                CLASSIFIER: "whether the files begin with a header: true, false or auto. auto: "
+                "train.tsv and dev.tsv do if the label column of their first row is not a label, "
+                "and test.tsv if it begins as they do",
+                PREDICT: "whether a .tsv or .csv file begins with a header: true, false or auto. "
+                "auto: it does if --text_columns are names, or if usual names are in its first row",
+            },
             metavar="true|false|auto", choices=("auto", "true", "false"),
         ),
     ),
@@ -326,9 +392,10 @@ FLAGS = {
             "keeps them",
         ),
         Flag(
-            "max_seq_length", MODEL_USERS, int,
-            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128},
-            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows",
+            "max_seq_length", (*MODEL_USERS, PREDICT), int,
+            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128, PREDICT: None},
+            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows; "
+            "predict.py does as training did by default",
             allowed=Range(3), google="128, squad 384", port="128, squad 384",
         ),
     ),
@@ -476,11 +543,11 @@ FLAGS = {
     ),
     "device": (
         Flag(
-            "no_cuda", MODEL_USERS, bool, False, "use the CPU even if there is a GPU",
+            "no_cuda", (*MODEL_USERS, PREDICT), bool, False, "use the CPU even if there is a GPU",
             may_differ=True, port="false, features —",
         ),
         Flag(
-            "bf16", MODEL_USERS, bool, False,
+            "bf16", (*MODEL_USERS, PREDICT), bool, False,
             "compute matrix products in bfloat16, on a GPU or CPU; a CPU without native bfloat16 "
             "computes in float32 instead",
         ),
@@ -527,8 +594,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, script: str, description: str, example: str):
+        places = [
+            flag.spelling if flag.default == REQUIRED else f"[{flag.spelling}]"
+            for _, flag in flags_of(script)
+            if flag.positional
+        ]
         super().__init__(
-            usage="%(prog)s [flags]",
+            usage=" ".join(["%(prog)s", *places, "[flags]"]),
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -554,6 +626,9 @@ class Parser(argparse.ArgumentParser):
         if default is not None:
             text += f" ({REQUIRED})" if default == REQUIRED else f" (default: {shown(default)})"
 
+        if flag.positional:
+            group.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=text)
+            return
         options = {"dest": flag.name, "type": PARSE[flag.kind]}
         if flag.kind is bool:
             options |= {"nargs": "?", "const": True}
@@ -573,13 +648,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parses `argv`, or else the process's command line, and checks each flag on its own."""
-        args, rest = self.parse_known_args(argv)
+        flags = [flag for _, flag in flags_of(self.script)]
+        # Flags may stand between what is given by its place, which takes another parser.
+        intermixed = any(flag.positional for flag in flags)
+        parse = self.parse_known_intermixed_args if intermixed else self.parse_known_args
+        args, rest = parse(argv)
         if rest:
             raise ValueError(self._unknown(rest))
-        flags = [flag for _, flag in flags_of(self.script)]
 
         missing = [
-            f"--{flag.name}"
+            flag.spelling
             for flag in flags
             if flag.default_of(self.script) == REQUIRED and not getattr(args, flag.name)
         ]
@@ -791,7 +869,7 @@ def _row(flag):
     if isinstance(text, dict):
         text = "; ".join(f"{SCRIPTS[script]}: {sentence}" for script, sentence in text.items())
     text = text.replace("|", "\\|").replace("*", "\\*")
-    return f"| `--{flag.name}` | {scripts} | {flag.google} | {flag.port} | {here} | {text} |"
+    return f"| `{flag.spelling}` | {scripts} | {flag.google} | {flag.port} | {here} | {text} |"
 
 
 if __name__ == "__main__":

@@ -45,9 +45,6 @@ def parse_args(argv: list[str] | None = None):
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
-import sys
-from contextlib import suppress
-
 import torch
 
 import checkpoint
@@ -57,6 +54,7 @@ import training
 from data import TrainingExamples, model_inputs
 from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS
 from modeling import BertConfig, BertForQuestionAnswering, span_loss
+from predict import converse
 from squad_data import (
     InputFeatures,  # noqa: F401 (a public name of this module)
     RawResult,
@@ -70,9 +68,6 @@ from squad_data import (
     write_predictions,
 )
 from tokenization import FullTokenizer
-
-TYPED_NBEST = 5  # answers shown for a question typed at the terminal
-
 
 # --- data ----------------------------------------------------------------------------------------
 
@@ -214,38 +209,18 @@ def score_question(qa, context, answer):
     }
 
 
-# --- questions at the terminal -------------------------------------------------------------------
+def answer_typed(args, runtime, model, tokenizer, make_batch):
+    """Answers the questions that are typed at the terminal."""
 
+    def answer(question, context):
+        paragraph = {"context": context, "qas": [{"id": "typed", "question": question}]}
+        dataset = {"data": [{"paragraphs": [paragraph]}]}
+        examples = read_squad_examples("the input", False, dataset=dataset)
+        features = featurize(args, tokenizer, examples, False)
+        results = predict(args, runtime, model, features, make_batch, None)
+        return best_answers(examples, features, results, **answer_options(args))["typed"]
 
-def converse(args, runtime, model, tokenizer, make_batch):
-    """Reads paragraphs and questions, one per line, and prints the answers until the input ends."""
-    with suppress(ImportError):  # makes lines editable, and longer than 4095 characters
-        import readline  # noqa: F401
-    print("Type a paragraph in one line, then questions about it.")
-    print("An empty line starts another paragraph; Ctrl-D ends.")
-    with suppress(EOFError):
-        while True:
-            context = read_line("\nparagraph: ")
-            while context.strip() and (question := read_line("question: ")).strip():
-                paragraph = {"context": context, "qas": [{"id": "typed", "question": question}]}
-                dataset = {"data": [{"paragraphs": [paragraph]}]}
-                examples = read_squad_examples("the input", False, dataset=dataset)
-                features = featurize(args, tokenizer, examples, False)
-                results = predict(args, runtime, model, features, make_batch, None)
-                answer = best_answers(examples, features, results, **answer_options(args))["typed"]
-                print(f"answer: {answer.text or '(none)'}")
-                for entry in answer.nbest[:TYPED_NBEST]:
-                    print(f"{entry['probability']:8.1%}  {entry['text'] or '(none)'}")
-    print()  # ends the line of the last prompt
-
-
-def read_line(prompt):
-    """A line of the input; echoed if it comes from a pipe, as a terminal does."""
-    if sys.stdin.isatty():
-        return input(prompt)
-    line = input()
-    print(f"{prompt}{line}")
-    return line
+    converse(answer)
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -315,7 +290,7 @@ def execute(args) -> None:
         path = report.write_report(args.output_dir, figures, sections, evaluated_in)
         print(f"report: {path}")
     if args.interactive:
-        converse(args, runtime, model, tokenizer, make_batch)
+        answer_typed(args, runtime, model, tokenizer, make_batch)
     runtime.barrier()
 
 

@@ -718,13 +718,22 @@ def _write_json(path, value):
 
 def find_answer(context: str, answer: Answer) -> int | None:
     """The offset at which an answer begins in its context; None if it does not come from there."""
+    span = find_span(context, answer)
+    return None if span is None else span[0]
+
+
+def find_span(context: str, answer: Answer) -> tuple[int, int] | None:
+    """The offsets (start, end) of an answer in its context: `context[start:end]`, or None.
+
+    None means that the answer does not come from the context.
+    """
     if answer.first_word is None:
         return None
 
     word_starts = [word.start() for word in _WORD.finditer(context)]
     # Single spaces join the words of the answer, white space of any kind those of the context.
     pattern = f"{_SPACE}+".join(map(re.escape, answer.text.split(" ")))
-    return re.compile(pattern).search(context, word_starts[answer.first_word]).start()
+    return re.compile(pattern).search(context, word_starts[answer.first_word]).span()
 
 
 def get_final_text(

@@ -212,8 +212,8 @@ def test_commands_of_the_readme(sandbox):
     convert, classify, squad, use, python, features = sandbox.printed
     assert "tensors" in convert and "skipped" in convert
     assert "eval_accuracy = " in classify and "exact_match = " in squad
-    assert "test_results.tsv" in use and "answer: " in use
-    assert re.fullmatch(r"\{'0': 0\.\d+, '1': 0\.\d+\}\n", python)
+    assert use.count('"label": ') > 1 and '"answer": ' in use
+    assert re.fullmatch(r"[01] \{'0': 0\.\d+, '1': 0\.\d+\}\n", python)
     assert "2 texts: features.jsonl" in features
     assert (sandbox.root / "tmp/pretraining_output/pytorch_model.bin").exists()
 
@@ -303,7 +303,7 @@ def test_what_is_not_run_has_a_date():
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for path in DOCUMENTS:
         mentioned = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", path.read_text("utf-8")))
         mentioned = {target for pair in mentioned for target in pair if target}

@@ -1,0 +1,1224 @@
+"""Uses a trained model on new text: classes, scores, answers, masked words, vectors.
+
+    python predict.py FOLDER "a text" ["its pair"]
+    python predict.py FOLDER --input texts.csv --output predictions.jsonl
+
+FOLDER is the --output_dir of a run, or a folder with a BERT model of Hugging Face's; it says what
+the model is for. A terminal gets a table, everything else a JSON object per input. From Python:
+
+    import predict
+    model = predict.load("FOLDER")
+    model.classify(["a text", ("a text", "its pair")])[0].label
+"""
+
+import os
+import sys
+
+import flags
+
+EXAMPLE = """  python predict.py /tmp/mrpc_output "It rained." "There was rain."
+  python predict.py ../debug_squad "When did it close?" "The mill closed in 1932."
+  python predict.py /tmp/pretraining_output "The capital of France is [MASK]."
+  python predict.py /tmp/mrpc_output --input pairs.csv --output classes.jsonl"""
+
+FORMATS = ("txt", "tsv", "csv", "jsonl")  # of --input, by the end of its name
+
+
+def parse_args(argv: list[str] | None = None):
+    """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
+    description = "Use a trained model on new text."
+    args = flags.Parser("predict", description, EXAMPLE).parse_args(argv)
+    if not os.path.isdir(args.folder):
+        raise ValueError(
+            f"{args.folder} is a file: give the folder, with weights, configuration and vocabulary"
+        )
+    if args.text is not None and args.input is not None:
+        raise ValueError("give a text or --input, not both")
+    if args.text is None and args.input is None and (args.embed or not sys.stdin.isatty()):
+        raise ValueError("there is no text: give one, or --input FILE, where - is stdin")
+    parse_input(args)
+    parse_output(args)
+    return args
+
+
+def parse_input(args):
+    """Completes --input_format and splits --text_columns; raises ValueError or OSError."""
+    if args.input is None:
+        for name in ("input_format", "text_columns"):
+            if getattr(args, name):
+                raise ValueError(f"--{name} is for --input")
+        return
+    if args.input != "-" and not os.path.exists(args.input):
+        raise FileNotFoundError(f"--input {args.input} does not exist")
+    if os.path.isdir(args.input):
+        raise ValueError(f"--input {args.input} is a folder: give a file")
+
+    if args.input_format is None:
+        ending = args.input.rpartition(".")[2].lower()
+        args.input_format = "txt" if args.input == "-" else ending
+        if args.input_format not in FORMATS:
+            raise ValueError(
+                f"--input {args.input} ends with none of .{', .'.join(FORMATS)}: name its "
+                f"--input_format (run_squad.py --do_predict reads SQuAD's .json)"
+            )
+    if args.text_columns is not None:
+        if args.input_format == "txt":
+            raise ValueError("--text_columns is for .tsv, .csv and .jsonl: a .txt has no columns")
+        args.text_columns = [name.strip() for name in args.text_columns.split(",")]
+        if len(args.text_columns) > 2 or not all(args.text_columns):
+            raise ValueError(
+                f"--text_columns {','.join(args.text_columns)}: give one column, or two for a pair"
+            )
+
+
+def parse_output(args):
+    """Completes --format; raises ValueError or OSError if --output could not be written."""
+    if args.output is not None:
+        folder = os.path.dirname(args.output) or "."
+        if os.path.isdir(args.output):
+            raise ValueError(f"--output {args.output} is a folder: give a file to write")
+        if not os.path.isdir(folder):
+            raise ValueError(f"--output {args.output}: the folder {folder} does not exist")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"--output {args.output}: {folder} is not writable")
+        sources = {"--input": args.input, "--context": args.context}
+        for name, source in sources.items():
+            both = source and os.path.exists(source) and os.path.exists(args.output)
+            if both and os.path.samefile(source, args.output):
+                raise ValueError(f"--output {args.output} is the file of {name}")
+
+    if args.format is None:
+        ending = (args.output or "").rpartition(".")[2].lower()
+        if ending in ("tsv", "npz"):
+            args.format = ending
+        else:
+            args.format = "table" if args.output is None and sys.stdout.isatty() else "jsonl"
+    if args.format == "npz" and not args.embed:
+        raise ValueError("npz is for vectors: give --embed mean or --embed cls")
+    if args.format == "npz" and not args.output:
+        raise ValueError("npz needs --output FILE.npz")
+    if args.format == "tsv" and args.embed:
+        raise ValueError("tsv is not for vectors: use --format jsonl, or --output FILE.npz")
+
+
+# --help and a wrong flag are answered here, before the imports below load PyTorch.
+ARGS = flags.run(parse_args) if __name__ == "__main__" else None
+
+import contextlib
+import csv
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import precision
+import squad_data
+from checkpoint import read_metadata
+from data import join_pair, model_inputs, pad_rows, token_batches
+from files import CONFIG, VOCAB, atomic_write
+from modeling import (
+    BertConfig,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    load_weights,
+)
+from tokenization import FullTokenizer
+from weights import read_state_dict, standard_name
+
+MASK = "[MASK]"
+CELL = 72  # characters of a table's widest cell
+BEST_WORDS = 5  # shown for each [MASK]
+TYPED_NBEST = 5  # answers shown for a question typed at the terminal
+
+# Most tokens of a batch. Padding is not computed, so larger batches are hardly faster.
+TOKENS_ON_CPU = 4096
+TOKENS_ON_GPU = 32768
+
+# What of an input is in memory at a time; the inputs of a chunk are sorted by length.
+CHUNK_ROWS = 2048
+CHUNK_CHARACTERS = 2**20
+
+# What a head is for, and the method of `Model` that uses it.
+CLASSES = "classification"
+SCORES = "regression"
+QUESTIONS = "questions"
+MASKS = "masked words"
+METHODS = {CLASSES: "classify", SCORES: "score", QUESTIONS: "answer", MASKS: "fill_mask"}
+
+# A tensor of each head, as its file names it -> what the head is for.
+HEADS = {
+    "classifier.weight": CLASSES,
+    "qa_outputs.weight": QUESTIONS,
+    "cls.predictions.transform.dense.weight": MASKS,
+}
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The most probable class of a text, and the probability of each class by its name."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: `context[start:end]` where it comes from the context, else None for both.
+
+    The text is "" where the model leaves the question unanswered. The probability is that among
+    the best few answers.
+    """
+
+    text: str
+    probability: float
+    start: int | None
+    end: int | None
+
+
+@dataclass(frozen=True)
+class Word:
+    """A WordPiece in the place of a [MASK], and its probability."""
+
+    word: str
+    probability: float
+
+
+# --- what a folder holds -------------------------------------------------------------------------
+
+
+@dataclass
+class Folder:
+    """What the files beside the weights say of a model.
+
+    path           the folder
+    config         its configuration
+    architectures  transformers' names of the model's class; empty where nothing says it
+    do_lower_case, strip_accents  its casing
+    labels         names of the classes; None where nothing names them
+    flags          the flags of the run that trained it; empty for another library's model
+    """
+
+    path: str
+    config: BertConfig
+    architectures: list[str]
+    do_lower_case: bool
+    strip_accents: bool | None
+    labels: list[str] | None
+    flags: dict
+
+
+def read_folder(path: str) -> Folder:
+    """What the folder says: run.json of our runs, else the files of Hugging Face's library.
+
+    Raises OSError, or ValueError for a folder that is not one of a BERT model.
+    """
+    if not os.path.isdir(path):
+        raise ValueError(f"{path} is not a folder: give the --output_dir of a run")
+    names = [name for name in ("config.json", CONFIG) if os.path.exists(os.path.join(path, name))]
+    if not names:
+        raise ValueError(f"{path} has neither config.json nor {CONFIG}: a run that has not ended?")
+    config = BertConfig.from_json_file(os.path.join(path, names[0]))
+    kind = config.extra.get("model_type", "bert")
+    if kind != "bert":
+        raise ValueError(f"{path} is a model of the type {kind}, not bert")
+    if config.extra.get("problem_type") == "multi_label_classification":
+        raise ValueError(f"{path} gives a text several labels, which is not supported")
+
+    tokenizer = read_json(os.path.join(path, "tokenizer_config.json"))
+    metadata = read_metadata(path)
+    lower = metadata.get("do_lower_case", tokenizer.get("do_lower_case"))
+    accents = metadata.get("strip_accents", tokenizer.get("strip_accents"))
+    lower = True if lower is None else lower
+    labels = metadata.get("labels")
+    if labels is None and "id2label" in config.extra:
+        found = config.extra["id2label"]
+        labels = [found[number] for number in sorted(found, key=int)]
+    return Folder(
+        path=path,
+        config=config,
+        architectures=config.extra.get("architectures") or [],
+        do_lower_case=lower,
+        strip_accents=lower if accents is None else lower and accents,
+        labels=labels,
+        flags=metadata.get("flags", {}),
+    )
+
+
+def read_json(path):
+    """The object in a file of JSON; {} where there is no file. Raises ValueError naming it."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            value = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: not a JSON object")
+    return value
+
+
+def read_tokenizer(folder: Folder) -> FullTokenizer:
+    """The tokenizer of a folder. Raises ValueError where vocabulary and model do not agree."""
+    path = os.path.join(folder.path, VOCAB)
+    if not os.path.exists(path):
+        raise ValueError(f"{folder.path} has no {VOCAB}: copy the model's into it")
+    tokenizer = FullTokenizer(path, folder.do_lower_case, folder.strip_accents)
+    size = max(tokenizer.vocab.values()) + 1
+    if size > folder.config.vocab_size:
+        raise ValueError(
+            f"{path} has {size} entries, but the model's vocab_size is "
+            f"{folder.config.vocab_size}: they belong to different models"
+        )
+    return tokenizer
+
+
+def make_network(folder: Folder) -> tuple[torch.nn.Module, str | None]:
+    """The model with its weights, and what its head is for: None for an encoder alone.
+
+    Raises OSError, or ValueError where weights are damaged, missing or of another model.
+    """
+    state = read_state_dict(folder.path)
+    shapes = {standard_name(name): list(tensor.shape) for name, tensor in state.items()}
+    task = next((kind for tensor, kind in HEADS.items() if tensor in shapes), None)
+    # Taggers and multiple choice have a head of the same name.
+    classifies = "BertForSequenceClassification" in folder.architectures
+    if task == CLASSES and folder.architectures and not classifies:
+        task = None
+
+    if task == CLASSES:
+        outputs = shapes["classifier.weight"][0]
+        if outputs == 1:
+            task = SCORES
+        elif folder.labels is None:
+            folder.labels = [f"LABEL_{number}" for number in range(outputs)]
+        elif len(folder.labels) != outputs:
+            raise ValueError(
+                f"{folder.path} names {len(folder.labels)} labels, but has {outputs} outputs"
+            )
+        network = BertForSequenceClassification(folder.config, outputs)
+    elif task == MASKS:
+        network = BertForPreTraining(folder.config)
+    else:
+        # Vectors, too, need neither the head nor the pooler, which many files lack.
+        network = BertForQuestionAnswering(folder.config)
+    try:
+        load_weights(network, state)
+    except ValueError as error:
+        raise ValueError(f"{folder.path}: {error}") from None
+    return network.eval(), task
+
+
+def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = False) -> "Model":
+    """The model in `folder`, ready to use.
+
+    `device` is "cpu", "cuda" or "cuda:N"; by default the GPU where there is one. `bf16` computes
+    matrix products in bfloat16 where the hardware does. Raises OSError, or ValueError for a folder
+    that cannot be used.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = read_folder(os.fspath(folder))
+    tokenizer = read_tokenizer(found)
+    network, task = make_network(found)
+    dtype = torch.float32
+    if bf16:
+        reason = precision.emulation(torch.device(device).type)
+        if reason:
+            note(f"computing in float32, which is faster here than bfloat16: {reason}")
+        else:
+            dtype = torch.bfloat16
+    return Model(found, tokenizer, network.to(device), task, dtype)
+
+
+def note(line: str) -> None:
+    """Tells the user something; stdout is for results alone."""
+    print(line, file=sys.stderr, flush=True)
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+class Feature(NamedTuple):
+    """A text as the model takes it, without padding: int32 [length] each."""
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+
+
+class Model:
+    """A trained model and its tokenizer; `load` makes one.
+
+    task            what its head is for: "classification", "regression", "questions",
+                    "masked words", or None for an encoder alone
+    labels          the names of its classes
+    max_seq_length  longer inputs are cut to this number of WordPieces
+    num_cut         how many texts were cut so far; the longest would have had `longest` WordPieces
+
+    A text is a str, or a tuple of two for a pair. Every method computes batches of similar lengths
+    and returns results in the order of what it was given.
+    """
+
+    def __init__(self, folder, tokenizer, network, task, dtype):
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.network = network
+        self.task = task
+        self.dtype = dtype
+        self.device = next(network.parameters()).device
+        self.labels = folder.labels if task == CLASSES else []
+        self.num_cut = 0
+        self.longest = 0
+
+        # What the run was given; another library's model gets the defaults of run_squad.py.
+        squad_flags = [flag for _, flag in flags.flags_of(flags.SQUAD)]
+        defaults = {flag.name: flag.default_of(flags.SQUAD) for flag in squad_flags}
+        self.settings = {**defaults, **folder.flags}
+        positions = folder.config.max_position_embeddings
+        length = positions
+        if folder.flags or task == QUESTIONS:
+            length = min(self.settings["max_seq_length"], positions)
+        self.max_seq_length = length
+
+    def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[Classification]:
+        """The classes of texts or pairs. Raises ValueError for a model without classes."""
+        self._require(CLASSES)
+        results = []
+        for logits in self._logits(texts):
+            probabilities = torch.from_numpy(logits).softmax(dim=0).tolist()
+            label = self.labels[int(logits.argmax())]
+            results.append(Classification(label, dict(zip(self.labels, probabilities))))
+        return results
+
+    def score(self, texts: Sequence[str | tuple[str, str]]) -> list[float]:
+        """The scores of texts or pairs. Raises ValueError for a model without a single output."""
+        self._require(SCORES)
+        return [float(logits[0]) for logits in self._logits(texts)]
+
+    def answer(self, question: str, context: str) -> Answer:
+        """The answer to a question from a text of any length. Raises as `answers`."""
+        return self.answers([(question, context)])[0]
+
+    def answers(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
+        """The answers to pairs of question and context.
+
+        A context may be longer than the model's input: it is read through overlapping windows.
+        Raises ValueError for a model that does not answer questions.
+        """
+        results = []
+        for (_, context), found in zip(questions, self.ranked_answers(questions)):
+            start, end = squad_data.find_span(context, found) or (None, None)
+            # Google answers "empty" where no span is allowed; that is not in the text.
+            text = "" if start is None else found.text
+            chosen = (entry for entry in found.nbest if entry["text"] == found.text)
+            results.append(Answer(text, next(chosen)["probability"], start, end))
+        return results
+
+    def ranked_answers(self, questions: Sequence[tuple[str, str]]) -> list[squad_data.Answer]:
+        """The same as run_squad.py computes them, with their n-best lists."""
+        self._require(QUESTIONS)
+        pairs = self._pairs(questions)
+        paragraphs = []
+        for number, (question, context) in enumerate(pairs):
+            # Questions about one context share its tokens.
+            if not paragraphs or paragraphs[-1]["context"] != context:
+                paragraphs.append({"context": context, "qas": []})
+            paragraphs[-1]["qas"].append({"id": str(number), "question": question})
+        dataset = {"data": [{"paragraphs": paragraphs}]}
+
+        examples = squad_data.read_squad_examples("the input", False, dataset=dataset)
+        features = squad_data.convert_examples_to_features(
+            examples,
+            self.tokenizer,
+            self.max_seq_length,
+            self.settings["doc_stride"],
+            # A short model leaves half of its positions to the context.
+            min(self.settings["max_query_length"], self.max_seq_length // 2),
+            is_training=False,
+        )
+        results = (
+            squad_data.RawResult(feature.unique_id, *logits)
+            for feature, logits in zip(features, self._outputs(features, self._span_logits))
+        )
+        answers = squad_data.best_answers(
+            examples,
+            features,
+            results,
+            self.settings["n_best_size"],
+            self.settings["max_answer_length"],
+            self.folder.do_lower_case,
+            version_2_with_negative=self.settings["version_2_with_negative"],
+            null_score_diff_threshold=self.settings["null_score_diff_threshold"],
+            log=note,
+            strip_accents=self.folder.strip_accents,
+        )
+        return [answers[str(number)] for number in range(len(pairs))]
+
+    def fill_mask(self, text: str | tuple[str, str]) -> list[list[Word]]:
+        """The best words for each [MASK] of a text, in order. Raises as `fill_masks`."""
+        return self.fill_masks([text])[0]
+
+    def fill_masks(self, texts: Sequence[str | tuple[str, str]]) -> list[list[list[Word]]]:
+        """The best five words for each [MASK] of each text.
+
+        Raises ValueError for a text without a [MASK], or with one beyond the model's positions,
+        and for a model without a head for masked words.
+        """
+        self._require(MASKS)
+        mask_id = self.tokenizer.vocab.get(MASK)
+        if mask_id is None:
+            raise ValueError(f"{self.folder.path}: {VOCAB} has no {MASK}")
+        pairs = self._pairs(texts)
+        features = self._features(pairs)
+        for (first, second), feature in zip(pairs, features):
+            wanted = first.count(MASK) + second.count(MASK)
+            found = np.count_nonzero(feature.input_ids == mask_id)
+            if not wanted or found < wanted:
+                problem = "is missing"
+                if wanted:
+                    problem = f"lies beyond {self.max_seq_length} WordPieces"
+                raise ValueError(f"{MASK} {problem} in {shorten(first, 60)!r}")
+        # The scores of a mask are as many as the vocabulary: fewer of these fit into memory.
+        return self._outputs(features, self._best_words, part=4)
+
+    def embed(self, texts: Sequence[str | tuple[str, str]], how: str = "mean") -> np.ndarray:
+        """A vector for each text, float32 [texts, hidden_size]; any model has them.
+
+        "mean" is the mean of the last layer over all WordPieces, [CLS] and [SEP] among them; "cls"
+        is the last layer at [CLS]. Raises ValueError for another `how`.
+        """
+        if how not in ("mean", "cls"):
+            raise ValueError(f"how is {how!r}; use mean or cls")
+
+        def vectors_of(rows):
+            inputs = model_inputs(rows)
+            layers, _ = self.network.bert(*inputs)
+            last = layers[-1].float()  # [B, S, hidden], 0 on padding
+            if how == "cls":
+                return last[:, 0].cpu().numpy()
+            lengths = inputs[2].sum(dim=1, keepdim=True).to(last.device)
+            return (last.sum(dim=1) / lengths).cpu().numpy()
+
+        vectors = self._outputs(self._features(self._pairs(texts)), vectors_of)
+        return np.stack(vectors) if vectors else np.zeros((0, self.folder.config.hidden_size), "f4")
+
+    # What a batch of features becomes: an output for each of them.
+
+    def _logits(self, texts):
+        """The logits [labels] of each text."""
+        features = self._features(self._pairs(texts))
+        return self._outputs(
+            features, lambda rows: self.network(*model_inputs(rows)).float().cpu().numpy()
+        )
+
+    def _span_logits(self, rows):
+        """Start and end logits of the windows' tokens: a [2, length] for each window."""
+        pairs = torch.stack(self.network(*model_inputs(rows)), dim=1).float().cpu().numpy()
+        return [pair[:, : len(row.input_ids)] for row, pair in zip(rows, pairs)]
+
+    def _best_words(self, rows):
+        """The best `Word`s of each [MASK] of each text."""
+        mask_id = self.tokenizer.vocab[MASK]
+        positions = [np.flatnonzero(row.input_ids == mask_id) for row in rows]
+        scores, _ = self.network(*model_inputs(rows), pad_rows(positions))  # [B, M, vocab]
+        probabilities = scores.float().softmax(dim=-1)[:, :, : max(self.tokenizer.inv_vocab) + 1]
+        best = probabilities.topk(min(BEST_WORDS, probabilities.shape[-1]))
+        pieces = self.tokenizer.inv_vocab
+        return [
+            [
+                [Word(pieces.get(index, "[UNK]"), value) for index, value in zip(*one)]
+                for one in zip(ids[: len(places)], values[: len(places)])
+            ]
+            for ids, values, places in zip(best.indices.tolist(), best.values.tolist(), positions)
+        ]
+
+    # The steps between texts and outputs.
+
+    def _require(self, task):
+        """Raises ValueError if the model's head is for something else."""
+        if self.task == task:
+            return
+        if self.task:
+            held = f"a head for {self.task}: use {METHODS[self.task]}()"
+        else:
+            names = ", ".join(self.folder.architectures) or "an encoder alone"
+            held = f"{names}: only embed() is possible"
+        raise ValueError(f"{self.folder.path} has no head for {task}, but holds {held}")
+
+    def _pairs(self, texts):
+        """(text, second text or "") of each text. Raises ValueError for anything else."""
+        if isinstance(texts, (str, bytes)):
+            raise ValueError("give a list of texts, not one text")
+        pairs = []
+        for number, text in enumerate(texts):
+            parts = (text, "") if isinstance(text, str) else text
+            is_pair = isinstance(parts, (tuple, list)) and len(parts) == 2
+            if not is_pair or not all(isinstance(part, str) for part in parts):
+                raise ValueError(f"text {number} is {text!r}, not a str or a tuple of two")
+            pairs.append(tuple(parts))
+        return pairs
+
+    def _encode(self, text):
+        """The ids of a text, in which every [MASK] is one."""
+        ids = []
+        for number, part in enumerate(text.split(MASK) if self.task == MASKS else [text]):
+            if number:
+                ids.append(self.tokenizer.vocab[MASK])
+            ids += self.tokenizer.encode(part)
+        return ids
+
+    def _features(self, pairs):
+        """A Feature for each pair; those that were cut are counted."""
+        cls_id, sep_id = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        features = []
+        for first, second in pairs:
+            ids_a = self._encode(first)
+            ids_b = self._encode(second) if second else []
+            length = len(ids_a) + len(ids_b) + (3 if ids_b else 2)
+            if length > self.max_seq_length:
+                self.num_cut += 1
+                self.longest = max(self.longest, length)
+            features.append(Feature(*join_pair(ids_a, ids_b, cls_id, sep_id, self.max_seq_length)))
+        return features
+
+    @torch.inference_mode()
+    def _outputs(self, features, outputs_of, part=1):
+        """outputs_of(batch) of all features, in their order, from batches of similar lengths.
+
+        `part` divides the size of a batch.
+        """
+        max_tokens = (TOKENS_ON_GPU if self.device.type == "cuda" else TOKENS_ON_CPU) // part
+        outputs = [None] * len(features)
+        enabled = self.dtype is not torch.float32
+        for indices in token_batches([len(row.input_ids) for row in features], max_tokens):
+            with torch.autocast(self.device.type, self.dtype, enabled=enabled):
+                found = outputs_of([features[index] for index in indices])
+            for index, output in zip(indices.tolist(), found):
+                outputs[index] = output
+        return outputs
+
+
+# --- inputs --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One input: where it stands, its fields as they are written back, its one or two texts."""
+
+    where: str
+    fields: dict
+    texts: list[str]
+
+
+# Usual names of the columns of one or two texts, in lower case.
+USUAL_COLUMNS = (
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "context"),
+    ("question", "sentence"),
+    ("#1 string", "#2 string"),
+    ("text", "pair"),
+    ("text",),
+    ("sentence",),
+    ("question",),
+)
+
+
+def usual_columns(names: Sequence[str]) -> list[list[int]]:
+    """The numbers of the columns with usual names; several lists where that is not clear."""
+    lower = [name.strip().lower() for name in names]
+    found = [usual for usual in USUAL_COLUMNS if {*usual} <= {*lower}]
+    # A text alone does not count beside a pair with it.
+    found = [usual for usual in found if not any({*usual} < {*other} for other in found)]
+    return [[lower.index(name) for name in usual] for usual in found]
+
+
+def named_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> list[int]:
+    """The numbers of the columns that --text_columns gives. Raises ValueError for one not there."""
+    found = []
+    for name in wanted:
+        if name in names:
+            found.append(names.index(name))
+        elif name.isdecimal() and int(name) < len(names):
+            found.append(int(name))
+        else:
+            raise ValueError(
+                f"{where}: there is no column {name} (--text_columns); there are {', '.join(names)}"
+            )
+    return found
+
+
+def decoded_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a file, or of stdin for "-", with their ends, one at a time.
+
+    Raises OSError, or ValueError with file and line where it is not UTF-8.
+    """
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
+
+
+def read_txt(path: str, names: Sequence[str]) -> Iterator[Row]:
+    """Yields a Row for each line; `names` are those of the fields of a pair."""
+    for number, line in enumerate(decoded_lines(path), start=1):
+        texts = line.rstrip("\r\n").split(" ||| ", 1)
+        yield Row(f"{path}:{number}", typed_fields(texts, names), texts)
+
+
+def typed_fields(texts, names):
+    """The fields of one or two texts that have no names of their own."""
+    if len(texts) == 1:
+        names = [names[0] if names[0] == "question" else "text"]
+    return dict(zip(names, texts))
+
+
+def tsv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, cells): only tabs and line ends have a meaning, as in GLUE's files."""
+    for number, line in enumerate(decoded_lines(path), start=1):
+        yield number, line.rstrip("\r\n").split("\t")
+
+
+def csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, cells) as spreadsheets write them: quoted cells may hold line breaks.
+
+    Raises ValueError with file and line for a quotation mark that is not closed.
+    """
+    csv.field_size_limit(2**24)
+    reader = csv.reader(decoded_lines(path), strict=True)
+    number = 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{number} is not CSV: {error}") from None
+        if cells is None:
+            return
+        if cells:  # A blank line is not a row of CSV.
+            yield number, cells
+        number = reader.line_num + 1
+
+
+def read_cells(path: str, cells, text_columns, header: str) -> Iterator[Row]:
+    """Yields a Row for each row of a table, whose header is found as --header says.
+
+    Raises ValueError with file and line for a row that is too short, and where the columns of the
+    text are not clear.
+    """
+    names = columns = None
+    for number, row in cells:
+        where = f"{path}:{number}"
+        if names is None:
+            names, columns = table_columns(row, text_columns, header, where)
+            if names:
+                continue
+            names = [str(column) for column in range(len(row))]
+        if row == [""]:  # one input for each line: a blank one is an empty text
+            row = [""] * len(names)
+        if len(row) != len(names):
+            raise ValueError(f"{where} has {len(row)} columns, the first row has {len(names)}")
+        yield Row(where, dict(zip(names, row)), [row[column] for column in columns])
+
+
+def table_columns(row, text_columns, header, where):
+    """(names of the columns, or None if `row` is not a header; the numbers of the text columns).
+
+    Raises ValueError where they are not clear.
+    """
+    usual = usual_columns(row)
+    by_name = any(not name.isdecimal() for name in text_columns or ())
+    is_header = {"true": True, "false": False, "auto": by_name or bool(usual)}[header]
+    names = row if is_header else list(map(str, range(len(row))))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{where} names two columns {twice!r}: rename one")
+
+    if text_columns is not None:
+        columns = named_columns(text_columns, names, where)
+    elif len(row) == 1:
+        columns = [0]
+    else:
+        columns = the_columns(usual if is_header else [], row, where)
+    return (names if is_header else None), columns
+
+
+def the_columns(usual, names, where):
+    """The only one of the `usual` columns. Raises ValueError where there is not exactly one."""
+    if len(usual) == 1:
+        return usual[0]
+    found = [", ".join(names[column] for column in columns) for columns in usual]
+    if found:
+        raise ValueError(f"{where}: is the text in {' or in '.join(found)}? Give --text_columns")
+    raise ValueError(
+        f"{where}: which is the text? Give --text_columns, by name or by number from 0; the first "
+        f"row has {shorten(', '.join(names), 80) or 'nothing'}"
+    )
+
+
+def read_jsonl(path: str, text_columns) -> Iterator[Row]:
+    """Yields a Row for each line: an object, or a text alone. Blank lines are not rows.
+
+    Raises ValueError with file and line for anything else.
+    """
+    chosen = None
+    for number, line in enumerate(decoded_lines(path), start=1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not JSON: {error}") from None
+        if isinstance(value, str):
+            value = {"text": value}
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is not a JSON object")
+        if chosen is None:
+            chosen = object_columns(value, text_columns, where)
+        for name in chosen:
+            if not isinstance(value.get(name), str):
+                raise ValueError(f'{where}: "{name}" is {value.get(name)!r}, not a text')
+        yield Row(where, value, [value[name] for name in chosen])
+
+
+def object_columns(value, text_columns, where):
+    """The names of the text fields of a file of objects, from its first one."""
+    names = list(value)
+    if text_columns is not None:
+        columns = named_columns(text_columns, names, where)
+    else:
+        texts = [number for number, name in enumerate(names) if isinstance(value[name], str)]
+        usual = usual_columns(names)
+        columns = texts if len(texts) == 1 and not usual else the_columns(usual, names, where)
+    return [names[column] for column in columns]
+
+
+def read_rows(args, names: Sequence[str]) -> Iterator[Row]:
+    """Yields the inputs that the flags give, one at a time; `names` as in `read_txt`.
+
+    Raises OSError, or ValueError with file and line.
+    """
+    if args.input is None:
+        texts = [args.text] if args.pair is None else [args.text, args.pair]
+        return iter([Row("the text", typed_fields(texts, names), texts)])
+    if args.input_format == "txt":
+        return read_txt(args.input, names)
+    if args.input_format == "jsonl":
+        return read_jsonl(args.input, args.text_columns)
+    cells = tsv_cells(args.input) if args.input_format == "tsv" else csv_cells(args.input)
+    return read_cells(args.input, cells, args.text_columns, args.header)
+
+
+def chunks_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yields the rows in lists that are small enough to hold in memory."""
+    chunk = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        characters += sum(map(len, row.texts))
+        if len(chunk) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk = []
+            characters = 0
+    if chunk:
+        yield chunk
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def record_of(result) -> dict:
+    """What a result is in JSON."""
+    if isinstance(result, Answer):
+        values = asdict(result)
+        return {"answer": values.pop("text"), **rounded(values)}
+    if isinstance(result, Classification):
+        return {"label": result.label, "probabilities": rounded(result.probabilities)}
+    if isinstance(result, float):
+        return rounded({"score": result})
+    if isinstance(result, np.ndarray):
+        return {"vector": np.round(result.astype(float), 6).tolist()}
+    return {"masks": [[rounded(asdict(word)) for word in words] for words in result]}
+
+
+def rounded(values):
+    """The same dictionary; floats with the six digits that float32 computes."""
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+def joined(fields: dict, record: dict) -> dict:
+    """Fields of the input, then the result; a field of the same name becomes input_NAME."""
+    own = {}
+    for name, value in fields.items():
+        while name in record or name in own:
+            name = f"input_{name}"
+        own[name] = value
+    return {**own, **record}
+
+
+def best_word_of(words):
+    return ", ".join(f"{word.word} {word.probability:.1%}" for word in words)
+
+
+def cells_of(result) -> dict[str, str]:
+    """What a result is in a table: {column: text}."""
+    if isinstance(result, Classification):
+        shares = {name: f"{value:.1%}" for name, value in result.probabilities.items()}
+        return {"label": result.label, **shares}
+    if isinstance(result, Answer):
+        return {"answer": result.text or "(none)", "probability": f"{result.probability:.1%}"}
+    if isinstance(result, float):
+        return {"score": f"{result:.4f}"}
+    if isinstance(result, np.ndarray):
+        few = " ".join(f"{value:.4f}" for value in result[:4])
+        return {"vector": f"{few} … ({len(result)} values)"}
+    return {f"mask {number}": best_word_of(words) for number, words in enumerate(result, start=1)}
+
+
+def shorten(text: str, width: int) -> str:
+    """A text in one line of at most `width` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+class JsonLines:
+    """Writes an object per input."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, rows, results):
+        for row, result in zip(rows, results):
+            record = joined(row.fields, record_of(result))
+            self.line(json.dumps(record, ensure_ascii=False))
+
+    def line(self, text):
+        # A lone surrogate, as an invalid byte of the command line becomes, has no UTF-8.
+        self.file.write(f"{text}\n".encode(errors="backslashreplace"))
+
+    def close(self):
+        self.file.flush()
+
+
+class Tsv(JsonLines):
+    """Writes a row per input, below a header. Tabs and line breaks in a cell become spaces."""
+
+    names = None
+
+    def write(self, rows, results):
+        for row, result in zip(rows, results):
+            record = flat(joined(row.fields, record_of(result)))
+            if self.names is None:
+                self.names = list(record)
+                self.line("\t".join(map(cell, self.names)))
+            if list(record) != self.names:
+                raise ValueError(
+                    f"{row.where} has other fields than the first input: use --format jsonl"
+                )
+            self.line("\t".join(map(cell, record.values())))
+
+
+def flat(record):
+    """{name: value} without objects and lists in it: probabilities become columns of their own."""
+    columns = {}
+    for name, value in record.items():
+        if name == "masks":
+            columns |= {
+                f"mask_{number}": ", ".join(f"{w['word']} {w['probability']}" for w in words)
+                for number, words in enumerate(value, start=1)
+            }
+        elif isinstance(value, dict):
+            columns |= {f"{name}.{key}": part for key, part in value.items()}
+        else:
+            columns[name] = value
+    return columns
+
+
+def cell(value):
+    """A value as a cell of a .tsv."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False)
+    return " ".join(value.replace("\t", "\n").splitlines())
+
+
+class Table(JsonLines):
+    """Writes a table for a reader: results first, then the text as far as the line is wide."""
+
+    widths = None
+
+    def write(self, rows, results):
+        lines = [cells_of(result) for result in results]
+        if self.widths is None:
+            self.widths = {}
+            for line in lines:
+                for name, value in line.items():
+                    width = max(len(name), len(shorten(value, CELL)))
+                    self.widths[name] = max(width, self.widths.get(name, 0))
+            self.row({name: name for name in self.widths}, "text")
+        for row, line in zip(rows, lines):
+            self.row(line, " ||| ".join(row.texts))
+
+    def row(self, line, text):
+        """Writes one line."""
+        cells = [
+            shorten(line.get(name, ""), CELL).ljust(width) for name, width in self.widths.items()
+        ]
+        room = shutil.get_terminal_size().columns - sum(len(cell) + 2 for cell in cells)
+        self.line("  ".join([*cells, shorten(text, max(20, room))]))
+
+
+class Npz(JsonLines):
+    """Writes all vectors as one array, "vectors" [inputs, hidden_size], of a .npz file.
+
+    The array's length, which comes first in the file, is known only at the end; until then the
+    vectors lie in a temporary file.
+    """
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.spool = tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(file.name)))
+        self.shape = (0, 0)
+
+    def write(self, rows, results):
+        vectors = np.stack(results).astype("<f4")
+        self.shape = self.shape[0] + len(vectors), vectors.shape[1]
+        self.spool.write(vectors.tobytes())
+
+    def close(self):
+        header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        self.spool.seek(0)
+        with (
+            zipfile.ZipFile(self.file, "w") as archive,
+            archive.open("vectors.npy", "w", force_zip64=True) as member,
+        ):
+            np.lib.format.write_array_header_1_0(member, header)
+            shutil.copyfileobj(self.spool, member, 2**20)
+        self.spool.close()
+        super().close()
+
+
+WRITERS = {"jsonl": JsonLines, "tsv": Tsv, "table": Table, "npz": Npz}
+
+
+# --- questions and texts at the terminal ---------------------------------------------------------
+
+
+def converse(answer: Callable[[str, str], squad_data.Answer], context: str | None = None) -> None:
+    """Reads paragraphs and questions, one per line, and prints the answers until the input ends.
+
+    With a `context`, all questions are about that. run_squad.py --interactive is this, too.
+    """
+    edit_lines()
+    if context is None:
+        print("Type a paragraph in one line, then questions about it.")
+        print("An empty line starts another paragraph; Ctrl-D ends.")
+    with contextlib.suppress(EOFError):
+        while True:
+            paragraph = read_line("\nparagraph: ") if context is None else context
+            while paragraph.strip() and (question := read_line("question: ")).strip():
+                found = answer(question, paragraph)
+                print(f"answer: {found.text or '(none)'}")
+                for entry in found.nbest[:TYPED_NBEST]:
+                    print(f"{entry['probability']:8.1%}  {entry['text'] or '(none)'}")
+    print()  # ends the line of the last prompt
+
+
+def converse_about_texts(show: Callable[[list[str]], None]) -> None:
+    """Reads texts, one per line, and shows what the model makes of each until the input ends."""
+    edit_lines()
+    print("Type a text, or a pair separated by ' ||| '; Ctrl-D ends.")
+    with contextlib.suppress(EOFError):
+        while True:
+            line = read_line("\ntext: ")
+            if line.strip():
+                show(line.split(" ||| ", 1))
+    print()
+
+
+def edit_lines():
+    """Makes typed lines editable, and longer than 4095 characters."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+
+
+def read_line(prompt):
+    """A line of the input; echoed if it comes from a pipe, as a terminal does."""
+    if sys.stdin.isatty():
+        return input(prompt)
+    line = input()
+    print(f"{prompt}{line}")
+    return line
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+class Use:
+    """What is asked of a model: which task, from which texts, by which of its methods.
+
+    Raises ValueError if the model cannot do it.
+    """
+
+    def __init__(self, args, model):
+        self.model = model
+        self.task = "vectors" if args.embed else model.task
+        self.how = args.embed
+        self.context = None
+        if self.task is None:
+            names = ", ".join(model.folder.architectures) or "an encoder without a head"
+            raise ValueError(
+                f"{args.folder} holds {names}, which gives only vectors here: use --embed mean"
+            )
+        if args.context is not None:
+            if self.task != QUESTIONS:
+                raise ValueError(
+                    f"--context is for questions, but {args.folder} is for {self.task}"
+                )
+            self.context = "".join(decoded_lines(args.context))
+            if not self.context.strip():
+                raise ValueError(f"--context {args.context} is empty")
+        self.names = ("question", "context") if self.task == QUESTIONS else ("text_a", "text_b")
+
+    def check(self, row: Row) -> Row:
+        """The row; raises ValueError with its place if the model cannot use it."""
+        if self.task == MASKS and not any(MASK in text for text in row.texts):
+            raise ValueError(f"{row.where} has no {MASK}")
+        if self.task == QUESTIONS and self.context is None and len(row.texts) == 1:
+            raise ValueError(
+                f"{row.where}: a question needs a context: give --context FILE, or both, "
+                f"separated by ' ||| ' in a .txt"
+            )
+        if self.context is not None and len(row.texts) == 2:
+            raise ValueError(f"{row.where} has a context of its own: leave out --context")
+        return row
+
+    def results(self, rows: Sequence[Row]) -> Sequence:
+        """The results for the rows, in their order."""
+        texts = [tuple(row.texts) if len(row.texts) == 2 else row.texts[0] for row in rows]
+        if self.task == "vectors":
+            return self.model.embed(texts, self.how)
+        if self.task == CLASSES:
+            return self.model.classify(texts)
+        if self.task == SCORES:
+            return self.model.score(texts)
+        if self.task == MASKS:
+            return self.model.fill_masks(texts)
+        if self.context is not None:
+            texts = [(question, self.context) for question in texts]
+        return self.model.answers(texts)
+
+
+def execute(args) -> None:
+    """Does what the parsed flags ask for."""
+    model = load(args.folder, "cpu" if args.no_cuda else None, args.bf16)
+    set_lengths(args, model)
+    use = Use(args, model)
+    if args.text is None and args.input is None:
+        ask(args, use)
+        return
+
+    total = None
+    if args.input is None or os.path.isfile(args.input):
+        # All rows are read once before anything is written, so that a mistake in one costs nothing.
+        total = sum(1 for _ in map(use.check, read_rows(args, use.names)))
+        if not total:
+            raise ValueError(f"--input {args.input} is empty")
+    try:
+        with open_output(args) as file:
+            predict_all(args, use, WRITERS[args.format](file), total)
+    except BrokenPipeError:  # The reader, as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if model.num_cut:
+        note(
+            f"{model.num_cut} of the texts were cut to {model.max_seq_length} WordPieces; the "
+            f"longest has {model.longest}"
+        )
+
+
+def set_lengths(args, model):
+    """Applies --max_seq_length and --null_score_diff_threshold. Raises ValueError."""
+    positions = model.folder.config.max_position_embeddings
+    if args.max_seq_length is not None:
+        if args.max_seq_length > positions:
+            raise ValueError(
+                f"--max_seq_length {args.max_seq_length} exceeds the model's {positions} positions"
+            )
+        model.max_seq_length = args.max_seq_length
+    if args.null_score_diff_threshold is not None:
+        if model.task != QUESTIONS:
+            raise ValueError(
+                f"--null_score_diff_threshold is for questions, but {args.folder} is not"
+            )
+        model.settings["version_2_with_negative"] = True
+        model.settings["null_score_diff_threshold"] = args.null_score_diff_threshold
+
+
+@contextlib.contextmanager
+def open_output(args):
+    """The binary file that the results go to: --output, or else stdout."""
+    if args.output is None:
+        yield sys.stdout.buffer
+        return
+    with atomic_write(args.output, "wb") as file:
+        yield file
+
+
+def predict_all(args, use, writer, total):
+    """Reads, computes and writes one chunk of inputs after another."""
+    rows = map(use.check, read_rows(args, use.names))
+    quiet = args.input is None or not sys.stderr.isatty()
+    with tqdm(total=total, unit="text", disable=quiet, dynamic_ncols=True) as bar:
+        for chunk in chunks_of(rows):
+            writer.write(chunk, use.results(chunk))
+            bar.update(len(chunk))
+    writer.close()
+
+
+def ask(args, use):
+    """Answers what is typed at the terminal."""
+    if use.task == QUESTIONS:
+        model = use.model
+        converse(lambda *pair: model.ranked_answers([pair])[0], use.context)
+        return
+
+    def show(texts):
+        row = Row("the text", typed_fields(texts, use.names), texts)
+        try:
+            use.check(row)
+        except ValueError as error:  # Another text may do.
+            print(error)
+            return
+        for line in cells_of(use.results([row])[0]).items():
+            print("{:>12}  {}".format(*line))
+
+    converse_about_texts(show)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Executes the command line `argv`, or else the process's."""
+    execute(parse_args(argv))
+
+
+if __name__ == "__main__":
+    flags.run(execute, ARGS)

@@ -22,8 +22,8 @@ SQUAD_EPOCHS := $(if $(SQUAD_DIR),2,15)
 MODEL := --vocab_file $(TF)/vocab.txt --bert_config_file $(TF)/bert_config.json \
 	--init_checkpoint $(PT)/pytorch_model.bin
 
-# How long `make demo-pretrain` trains: 1,600 steps take about ten minutes on two cores.
-PRETRAIN_STEPS := 1600
+# How long `make demo-pretrain` trains: 2,000 steps take about ten minutes on two cores.
+PRETRAIN_STEPS := 2000
 PRETRAIN := $(DEMO)/pretraining
 
 .PHONY: demo demo-pretrain test test-isa lint bench faults checkpoint clean

@@ -1187,7 +1187,9 @@ def open_output(args):
 def predict_all(args, use, writer, total):
     """Reads, computes and writes one chunk of inputs after another."""
     rows = map(use.check, read_rows(args, use.names))
+    # A bar between the lines of a table would be in the way.
     quiet = args.input is None or not sys.stderr.isatty()
+    quiet = quiet or (args.output is None and sys.stdout.isatty())
     with tqdm(total=total, unit="text", disable=quiet, dynamic_ncols=True) as bar:
         for chunk in chunks_of(rows):
             writer.write(chunk, use.results(chunk))

@@ -13,6 +13,7 @@ import create_pretraining_data
 import extract_features
 import flags
 import optimization
+import predict
 import run_classifier
 import run_pretraining
 import run_squad
@@ -21,7 +22,8 @@ SCRIPTS = {
     module.__name__: module
     for module in (
         convert_pytorch_checkpoint_to_tf, convert_tf_checkpoint_to_pytorch,
-        create_pretraining_data, extract_features, run_classifier, run_pretraining, run_squad,
+        create_pretraining_data, extract_features, predict, run_classifier, run_pretraining,
+        run_squad,
     )
 }  # fmt: skip
 # Files that exist are enough for parse_args.

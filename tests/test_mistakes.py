@@ -22,6 +22,7 @@ import convert_pytorch_checkpoint_to_tf
 import convert_tf_checkpoint_to_pytorch
 import create_pretraining_data
 import extract_features
+import predict
 import run_classifier
 import run_pretraining
 import run_squad
@@ -32,6 +33,7 @@ SCRIPTS = {
     "run_squad": run_squad,
     "run_pretraining": run_pretraining,
     "extract": extract_features,
+    "predict": predict,
     "make_data": create_pretraining_data,
     "to_pytorch": convert_tf_checkpoint_to_pytorch,
     "to_tf": convert_pytorch_checkpoint_to_tf,
@@ -87,6 +89,8 @@ def right_command(script, paths):
         return [f"--input_file={paths['text']}/good.txt", *model_flags(paths["model"]),
                 "--max_seq_length=16", "--layers=-1",
                 f"--output_file={paths['out']}.jsonl"]  # fmt: skip
+    if script == "predict":
+        return []
     if script == "make_data":
         return [f"--input_file={paths['text']}/good.txt", "--max_seq_length=16",
                 f"--vocab_file={paths['model']}/vocab.txt",

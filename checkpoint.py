@@ -25,6 +25,7 @@ from files import (
     CONFIG,
     RUN,
     SAFETENSORS,
+    SEEDS_RESULTS,
     TOKENIZER_CONFIG,
     TRANSFORMERS_CONFIG,
     VOCAB,
@@ -666,8 +667,11 @@ def check_output_dir(args) -> None:
     It must not replace weights that it did not train, nor remove the ones that it starts from.
     """
     folder = inspect_folder(args.output_dir)
-    if not args.do_train or (folder.checkpoints and not args.overwrite_output_dir):
-        return  # `resume_or_clear` compares the run of these checkpoints with this one.
+    is_run = bool(folder.checkpoints)
+    if getattr(args, "seeds", None):  # This folder receives the best seed's weights at the end.
+        is_run = os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
+    if not args.do_train or (is_run and not args.overwrite_output_dir):
+        return  # `resume_or_clear` compares the run of the checkpoints with this one.
 
     if folder.foreign:
         raise ValueError(
@@ -737,6 +741,7 @@ def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
     resume key, if all are damaged, if --output_dir holds weights that no run of this script
     trained, if another process trains there, or if ranks see different states.
     """
+    runtime.lock = None  # of an earlier seed's folder
     if runtime.is_main and os.path.isdir(args.output_dir):
         runtime.lock = FolderLock(args.output_dir)
     check_output_dir(args)

@@ -815,6 +815,12 @@ def run(function: Callable, *arguments):
         sys.exit(130)
 
 
+def note(text: str) -> None:
+    """Prints a line, in a run of several ranks on the first one alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
 def check_output_dir(path: str, name: str = "output_dir") -> None:
     """Raises OSError where files could not be written to the folder `path`; creates nothing."""
     parent = os.path.abspath(path)
@@ -844,8 +850,8 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
             f"{args.vocab_file} has {size} entries, but vocab_size in {args.bert_config_file} "
             f"is {config.vocab_size}: they belong to different models"
         )
-    if size < config.vocab_size and os.environ.get("RANK", "0") == "0":
-        print(
+    if size < config.vocab_size:
+        note(
             f"{args.vocab_file} has {size} entries for the {config.vocab_size} rows of the word "
             f"table: right for a table with a reserve; the other rows are never read"
         )

@@ -353,7 +353,7 @@ def train_seeds(args, runtime):
     Each run is what `--seed N --output_dir …/seed-N` alone would be.
     """
     processor = make_processor(args)
-    check_seeds(args, processor)
+    check_seeds(processor)
     # With --overwrite_output_dir all seeds are trained again once all have ended; until then the
     # same command, given again after a kill, spares those that have.
     runtime.keep_finished = not os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
@@ -406,8 +406,8 @@ def copy_best(folder, output_dir, names):
                 shutil.copyfileobj(source, file)
 
 
-def check_seeds(args, processor):
-    """Raises ValueError if the best of several seeds could not be determined or not be kept."""
+def check_seeds(processor):
+    """Raises ValueError if the best of several seeds could not be determined."""
     figures = list(processor.metrics)
     if processor.labels:
         figures.insert(0, "eval_accuracy")
@@ -415,13 +415,6 @@ def check_seeds(args, processor):
         raise ValueError(
             f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
             f"but there is only {', '.join(figures) or 'the loss'}"
-        )
-    folder = checkpoint.inspect_folder(args.output_dir)
-    has_seeds = os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
-    if folder.weights and not has_seeds and not args.overwrite_output_dir:
-        raise ValueError(
-            f"--output_dir {args.output_dir} holds the {' and '.join(folder.weights)} of another "
-            f"run, which the best seed's would replace: use another folder"
         )
 
 

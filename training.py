@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import flags
 import precision
 from checkpoint import (
     check_output_dir,
@@ -291,6 +292,8 @@ def resolve_init_checkpoint(args, **metadata) -> str | None:
         order_of_labels(start, metadata.get("labels"))
     if args.init_checkpoint and not start.source:
         return args.init_checkpoint  # gone, though the run can resume; or without weights
+    if start.asked == args.output_dir and args.init_checkpoint not in (None, start.asked):
+        flags.note(f"using the weights in {start.asked}, not those of --init_checkpoint")
     return start.asked if start.weights else start.source
 
 

@@ -67,6 +67,8 @@ TASKS = {
 TOKENIZER_VALUES = {
     "tokenizer_class": (
         None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend",
+        "DistilBertTokenizer", "DistilBertTokenizerFast", "ElectraTokenizer",
+        "ElectraTokenizerFast",  # which split as BERT's does
     ),
     "do_basic_tokenize": (True, None), "tokenize_chinese_chars": (True, None),
     "clean_text": (True, None), "wordpieces_prefix": ("##", None), "auto_map": ({}, None),
@@ -303,11 +305,13 @@ def take_from_folder(args) -> None:
     """Fills in the flags that were not given from the folder that the weights come from.
 
     These are --bert_config_file, --vocab_file, --do_lower_case and --strip_accents. Raises
-    ValueError if a file is neither given nor there, or if the folder's tokenizer splits texts
-    otherwise than ours.
+    ValueError if there is nothing to evaluate, if a file is neither given nor there, or if the
+    folder's tokenizer splits texts otherwise than ours.
     """
     start = find_start(args)
     if start is None:
+        if not args.do_train:
+            raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
         _require_files(args, "there is no --init_checkpoint to take it from")
         return
     args.bert_config_file = args.bert_config_file or start.config_file
@@ -318,6 +322,11 @@ def take_from_folder(args) -> None:
     for name, value in start.casing.items():
         if not flags.is_given(args, name):
             setattr(args, name, value)
+    if start.added_tokens:
+        flags.note(
+            f"{start.path} adds {len(start.added_tokens)} tokens to its vocabulary "
+            f"({', '.join(start.added_tokens[:5])}): they are split here, as other text is"
+        )
 
 
 def _require_files(args, reason):

@@ -87,8 +87,9 @@ def load_vocab(vocab_file):
 def _vocab_in_json(path, text):
     """Returns the vocabulary of WordPieces in a tokenizer.json. Raises ValueError."""
     try:
-        vocab = json.loads(text)["model"]["vocab"]
-        if all(type(index) is int for index in vocab.values()):
+        model = json.loads(text)["model"]
+        vocab = model["vocab"]
+        if model["type"] == "WordPiece" and all(type(index) is int for index in vocab.values()):
             return vocab
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass

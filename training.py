@@ -278,15 +278,12 @@ def sum_gradients(_, bucket):
 def resolve_init_checkpoint(args, **metadata) -> str | None:
     """The path of the weights to load, or None for random ones, by `checkpoint.find_start`.
 
-    Raises ValueError if there is nothing to evaluate, or if the weights were trained with another
-    casing, other labels or other files than this run's; FileNotFoundError if they do not exist.
+    Raises ValueError if the weights were trained with another casing, other labels or other files
+    than this run's; FileNotFoundError if they do not exist.
     """
     start = find_start(args)
     if start is None:
-        if not args.do_train:
-            raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
         return None
-
     refuse_contradictions(args, start)
     if not args.do_train:  # A new head may have other labels.
         order_of_labels(start, metadata.get("labels"))

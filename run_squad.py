@@ -45,6 +45,7 @@ def parse_args(argv: list[str] | None = None):
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
+import re
 import sys
 from contextlib import suppress
 
@@ -55,7 +56,7 @@ import report
 import squad_metrics
 import training
 from data import TrainingExamples, model_inputs
-from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS
+from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS, Tally
 from modeling import BertConfig, BertForQuestionAnswering, span_loss
 from squad_data import (
     InputFeatures,  # noqa: F401 (a public name of this module)
@@ -69,7 +70,7 @@ from squad_data import (
     read_squad_examples,
     write_predictions,
 )
-from tokenization import FullTokenizer
+from squad_metrics import UNSPACED, question_id, split_answered
 
 TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
@@ -80,17 +81,38 @@ TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 def load(args, runtime, tokenizer, name, path, is_training):
     """(examples, features, dataset) of a SQuAD file. Raises ValueError if no question is usable."""
     dataset = read_dataset(path)
+    tally = Tally("questions")
     examples = read_squad_examples(
-        path, is_training, args.version_2_with_negative, runtime.print, dataset
+        path,
+        is_training,
+        args.version_2_with_negative,
+        runtime.print,
+        dataset,
+        tally,
+        args.align_answers,
     )
-    features = featurize(args, tokenizer, examples, is_training)
+    features = featurize(args, tokenizer, examples, is_training, tally)
     if not features:
         raise ValueError(f"{path} has no question that can be used")
-    training.print_features(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+    for feature in features:
+        tally.add_input(feature.input_ids, 0, tokenizer.vocab["[UNK]"])
+
+    texts = [[example.orig_answer_text] for example in examples if example.orig_answer_text]
+    if not is_training:
+        questions = [qa for qa, _ in questions_of(dataset) if qa.get("answers")]
+        texts = [[answer["text"] for answer in qa["answers"]] for qa in questions]
+    lengths = [min(len(tokenizer.encode(text)) for text in alike) for alike in texts]
+    too_long = sum(length > args.max_answer_length for length in lengths)
+    if too_long:
+        tally.notes.append(
+            f"answers longer than the {args.max_answer_length} WordPieces of --max_answer_length "
+            f"{too_long:,} (the longest has {max(lengths):,})"
+        )
+    training.print_features(runtime, name, tally, args.max_seq_length, tokenizer)
     return examples, features, dataset
 
 
-def featurize(args, tokenizer, examples, is_training):
+def featurize(args, tokenizer, examples, is_training, tally=None):
     """The windows of the examples, as the flags say."""
     return convert_examples_to_features(
         examples,
@@ -99,6 +121,8 @@ def featurize(args, tokenizer, examples, is_training):
         args.doc_stride,
         args.max_query_length,
         is_training,
+        args.align_answers,
+        tally,
     )
 
 
@@ -110,15 +134,23 @@ def questions_of(dataset):
                 yield qa, paragraph["context"]
 
 
-def has_answers(args, dataset):
-    """Whether every question has answers or is marked impossible.
+def answered_part(args, runtime, dataset):
+    """The dataset without the questions that nobody answered; None if there are no others.
 
     Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
     """
     questions = [qa for qa, _ in questions_of(dataset)]
     if not args.version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
         raise ValueError(f"{args.predict_file} is SQuAD 2.0: pass --version_2_with_negative")
-    return all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
+
+    answered, num_left_out = split_answered(dataset)
+    unanswered = f"questions without an answer that is in their context: {num_left_out:,}"
+    if num_left_out == len(questions):
+        runtime.print(f"the predict file has no answers: no EM and F1 ({unanswered})")
+        return None
+    if num_left_out:
+        runtime.print(f"{unanswered} of {len(questions):,}; EM and F1 leave them out")
+    return answered
 
 
 # --- the model's loss and answers ----------------------------------------------------------------
@@ -152,7 +184,7 @@ def predict(args, runtime, model, features, make_batch, title):
     return [RawResult(feature.unique_id, *pair) for feature, pair in zip(features, outputs)]
 
 
-def answer_options(args):
+def answer_options(args, tokenizer):
     """What decides which answers are best, as keyword arguments of `best_answers`."""
     return {
         "n_best_size": args.n_best_size,
@@ -162,10 +194,12 @@ def answer_options(args):
         "strip_accents": args.do_lower_case and args.strip_accents,
         "version_2_with_negative": args.version_2_with_negative,
         "null_score_diff_threshold": args.null_score_diff_threshold,
+        "never_split": tokenizer.never_split,
+        "align_with": tokenizer if args.align_answers else None,
     }
 
 
-def write_answers(args, examples, features, results):
+def write_answers(args, tokenizer, examples, features, results):
     """Writes the files of answers. Returns {question id: Answer}."""
     os.makedirs(args.output_dir, exist_ok=True)
     predictions = os.path.join(args.output_dir, PREDICTIONS)
@@ -177,8 +211,14 @@ def write_answers(args, examples, features, results):
         output_prediction_file=predictions,
         output_nbest_file=nbest_predictions,
         output_null_log_odds_file=os.path.join(args.output_dir, NULL_ODDS),
-        **answer_options(args),
+        **answer_options(args, tokenizer),
     )
+    num_widened = sum(answer.is_widened for answer in answers.values())
+    if num_widened:
+        print(
+            f"{num_widened:,} answers are whole words although the model chose a part of them, as "
+            f"Google does: --align_answers gives just the part"
+        )
     print(f"{len(answers)} answers: {predictions}")
     print(f"the best few of each, with probabilities: {nbest_predictions}")
     return answers
@@ -191,19 +231,31 @@ def evaluate(args, dataset, answers, global_step):
     path = os.path.join(args.output_dir, EVAL_RESULTS)
     checkpoint.write_results(path, figures)
     print(f"these figures: {path}")
+    if is_unspaced(dataset):
+        print(
+            "F1 compares words, and most answers have no spaces between them: squad_metrics.py "
+            "--characters compares characters"
+        )
     scored = [
-        score_question(qa, context, answers[qa["id"]]) for qa, context in questions_of(dataset)
+        score_question(qa, context, answers[question_id(qa)])
+        for qa, context in questions_of(dataset)
     ]
     return figures, [report.answers(scored)]
+
+
+def is_unspaced(dataset):
+    """Whether most answers are in scripts that put no spaces between words."""
+    texts = [answer["text"] for qa, _ in questions_of(dataset) for answer in qa["answers"]]
+    return sum(bool(re.search(f"[{UNSPACED}]", text)) for text in texts) > len(texts) / 2
 
 
 def score_question(qa, context, answer):
     """One question with its answers and figures, as `report.answers` takes it."""
     dataset = {"data": [{"paragraphs": [{"qas": [qa]}]}]}
-    figures = squad_metrics.evaluate(dataset, {qa["id"]: answer.text})
+    figures = squad_metrics.evaluate(dataset, {question_id(qa): answer.text})
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
-        "id": qa["id"],
+        "id": question_id(qa),
         "question": qa["question"],
         "context": context,
         "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
@@ -223,6 +275,7 @@ def converse(args, runtime, model, tokenizer, make_batch):
         import readline  # noqa: F401
     print("Type a paragraph in one line, then questions about it.")
     print("An empty line starts another paragraph; Ctrl-D ends.")
+    options = answer_options(args, tokenizer)
     with suppress(EOFError):
         while True:
             context = read_line("\nparagraph: ")
@@ -232,7 +285,7 @@ def converse(args, runtime, model, tokenizer, make_batch):
                 examples = read_squad_examples("the input", False, dataset=dataset)
                 features = featurize(args, tokenizer, examples, False)
                 results = predict(args, runtime, model, features, make_batch, None)
-                answer = best_answers(examples, features, results, **answer_options(args))["typed"]
+                answer = best_answers(examples, features, results, **options)["typed"]
                 print(f"answer: {answer.text or '(none)'}")
                 for entry in answer.nbest[:TYPED_NBEST]:
                     print(f"{entry['probability']:8.1%}  {entry['text'] or '(none)'}")
@@ -257,11 +310,9 @@ def execute(args) -> None:
     if args.interactive and runtime.world_size > 1:
         raise ValueError("--interactive answers in one process: start it without a launcher")
     config = BertConfig.from_json_file(args.bert_config_file)
-    tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
-    )
-    flags.check_model(config, tokenizer.vocab, args)
     weights = training.resolve_init_checkpoint(args)
+    tokenizer = training.make_tokenizer(args, weights)
+    flags.check_model(config, tokenizer.vocab, args)
 
     model = BertForQuestionAnswering(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
@@ -279,7 +330,7 @@ def execute(args) -> None:
         predict_examples, predict_features, dataset = load(
             args, runtime, tokenizer, "predict", args.predict_file, is_training=False
         )
-        answered = has_answers(args, dataset)
+        answered = answered_part(args, runtime, dataset)
 
     width = args.max_seq_length if args.compute_padding else 0
 
@@ -305,11 +356,9 @@ def execute(args) -> None:
     if args.do_predict:
         results = predict(args, runtime, model, predict_features, make_batch, "predict")
         if runtime.is_main:
-            answers = write_answers(args, predict_examples, predict_features, results)
+            answers = write_answers(args, tokenizer, predict_examples, predict_features, results)
             if answered:
-                figures, sections = evaluate(args, dataset, answers, global_step)
-            else:
-                print("the predict file has no answers: no EM and F1")
+                figures, sections = evaluate(args, answered, answers, global_step)
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
         path = report.write_report(args.output_dir, figures, sections, evaluated_in)

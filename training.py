@@ -24,6 +24,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import precision
+import tokenization
 from checkpoint import (
     read_metadata,
     recorded_precision,
@@ -36,6 +37,7 @@ from data import length_sorted_batches, num_train_steps, step_examples
 from files import WEIGHTS
 from optimization import create_optimizer
 from progress import Log, summary_writer
+from tokenization import FullTokenizer
 from weights import load_weights
 
 # --- device and ranks ----------------------------------------------------------------------------
@@ -252,19 +254,48 @@ def resolve_init_checkpoint(args, **metadata) -> str | None:
             f"{', '.join(found) or 'nothing'}"
         )
 
+    check_casing(args, weights)
+    if not args.do_train:  # A new head may have other labels.
+        check_recorded(weights, **metadata)
+    return weights
+
+
+def check_casing(args, weights) -> None:
+    """Raises ValueError if the weights were trained with another casing than the flags'."""
     casing = {"do_lower_case": args.do_lower_case}
     if args.do_lower_case:  # Otherwise accents stay, whatever the flag says.
         casing["strip_accents"] = args.strip_accents
+    check_recorded(weights, **casing)
+
+
+def check_recorded(weights, **values) -> None:
+    """Raises ValueError if the run.json beside the weights has other `values`."""
     saved = read_metadata(weights)
-    for name, value in {**casing, **metadata}.items():
+    for name, value in values.items():
         # None: an older run that did not save it, or pre-training on text of unknown casing.
-        differs = saved.get(name) not in (None, value)
-        # A new head may have other labels.
-        if differs and (name in casing or not args.do_train):
+        if saved.get(name) not in (None, value):
             raise ValueError(
                 f"{weights} was trained with {name} {saved[name]}, but this run has {value}"
             )
-    return weights
+
+
+def make_tokenizer(args, weights) -> FullTokenizer:
+    """The tokenizer of --vocab_file and of the flags about text.
+
+    Without --never_split it keeps the markers whole that were whole when the weights were trained,
+    and `args` says so afterwards. Raises ValueError if the casing does not suit the vocabulary, or
+    if evaluation alone is given another --never_split.
+    """
+    if args.never_split is None:
+        args.never_split = read_metadata(weights).get("never_split")
+    elif not getattr(args, "do_train", False):
+        check_recorded(weights, never_split=args.never_split)
+    strip_accents = args.do_lower_case and args.strip_accents
+    tokenizer = FullTokenizer(
+        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or ()
+    )
+    tokenization.check_casing(args.vocab_file, tokenizer.vocab, args.do_lower_case, strip_accents)
+    return tokenizer
 
 
 def load_initial_weights(model, path, runtime, head_may_be_new) -> None:
@@ -296,17 +327,27 @@ def is_tf_checkpoint(path) -> bool:
     )
 
 
-def print_features(runtime, name, features, max_seq_length, vocab) -> None:
-    """Prints how much there is to compute; warns if the vocabulary seems to be the wrong one."""
-    ids = np.concatenate([feature.input_ids for feature in features])
-    padded = len(features) * max_seq_length
-    unknown = np.count_nonzero(ids == vocab["[UNK]"]) / len(ids)
-    runtime.print(
-        f"{name}: {len(features):,} inputs, {len(ids):,} tokens ({1 - len(ids) / padded:.0%} of "
-        f"{max_seq_length} positions each would be padding), {unknown:.2%} [UNK]"
+def print_features(runtime, name, tally, max_seq_length, tokenizer) -> None:
+    """Prints what became of the rows of a file, and how much there is to compute.
+
+    `tally` is a files.Tally. Warns if the vocabulary seems to be the wrong one, and once if markers
+    in the texts were split.
+    """
+    padding = 1 - tally.tokens / (tally.inputs * max_seq_length)
+    unknown = tally.unknown / tally.tokens
+    text = (
+        f"{name}: {tally.inputs:,} inputs, {tally.tokens:,} tokens ({padding:.0%} of "
+        f"{max_seq_length} positions each would be padding), {unknown:.2%} [UNK]; {tally}"
     )
+    long_words = tokenizer.take_num_long_words()
+    if long_words:
+        limit = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
+        text += f", words over {limit} characters that became one [UNK]: {long_words:,}"
+    runtime.print(text)
     if unknown > 0.05:
         runtime.print(f"warning: {unknown:.0%} of the tokens are [UNK]: is this the vocabulary?")
+    if warning := tokenizer.take_marker_warning():
+        runtime.print(warning)
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_unusual_line_separators_are_part_of_a_text(tmp_path):
 
 
 def test_blank_and_short_rows(tmp_path):
-    """Blank rows are ignored; short ones are skipped, counted and shown."""
+    """Blank and short rows are skipped and counted, short ones shown too."""
     path = tmp_path / "train.tsv"
     write(path, MRPC_HEADER, "1|7|8|One.|Two.", "", "0|9", "0|9|10|Three.|Four.", " ",
           "1|5|6|Five.|Six.")  # fmt: skip
@@ -99,6 +99,7 @@ def test_blank_and_short_rows(tmp_path):
     assert logged == [
         f"skipped: {path}:4: expected at least 5 columns, found 2",
         f"{path}: rows skipped: 1, complete rows: 3",
+        f"{path}: blank rows skipped: 2",
     ]
 
     logged.clear()

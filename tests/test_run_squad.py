@@ -22,6 +22,7 @@ from model_helpers import with_head
 import run_squad
 import squad_data
 import squad_metrics
+import training
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
 from squad_data import Answer
 from tokenization import FullTokenizer
@@ -298,15 +299,15 @@ def test_interactive_is_for_one_process(trained, task, monkeypatch, call):
 def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, monkeypatch):
     seen = {}
 
-    def tokenizer(vocab_file, do_lower_case, strip_accents):
+    def tokenizer(vocab_file, do_lower_case, strip_accents, never_split):
         seen["tokenizer"] = strip_accents
-        return FullTokenizer(vocab_file, do_lower_case, strip_accents)
+        return FullTokenizer(vocab_file, do_lower_case, strip_accents, never_split)
 
     def write_predictions(*args, **options):
         seen["answers"] = options["strip_accents"]
         return squad_data.write_predictions(*args, **options)
 
-    monkeypatch.setattr(run_squad, "FullTokenizer", tokenizer)
+    monkeypatch.setattr(training, "FullTokenizer", tokenizer)
     monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
     (trained / "run.json").rename(tmp_path / "run.json")  # says how they were in training
     try:

@@ -16,7 +16,9 @@ SCRIPT = Path(squad_metrics.__file__)
 def squad(*questions):
     """A dataset of one paragraph; each question is a dict, with an id if it has none: q0, q1, …."""
     qas = [{"id": f"q{index}", "question": "?", **qa} for index, qa in enumerate(questions)]
-    return {"data": [{"paragraphs": [{"context": "text", "qas": qas}]}]}
+    found = [answer.get("text") for qa in qas for answer in qa.get("answers") or []]
+    context = " ".join(text for text in found if isinstance(text, str))
+    return {"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}
 
 
 def answers(*texts):

@@ -13,7 +13,7 @@ import difflib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 CLASSIFIER = "run_classifier"
@@ -722,6 +722,16 @@ def check_output_dir(path: str, name: str = "output_dir") -> None:
         raise NotADirectoryError(f"--{name} {path}: {parent} is a file")
     if not os.access(parent, os.W_OK):
         raise PermissionError(f"--{name} {path}: {parent} is not writable")
+
+
+def check_output_file(path: str, name: str, inputs: Iterable[str]) -> None:
+    """Raises ValueError or OSError where the file `path` could not be written, or is an input."""
+    if os.path.isdir(path):
+        raise ValueError(f"--{name} {path} is a folder: give a file to write")
+    check_output_dir(os.path.dirname(path) or ".", name)
+    for other in inputs:
+        if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+            raise ValueError(f"--{name} {path} is one of the input files: pass another one")
 
 
 def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) -> None:

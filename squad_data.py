@@ -404,8 +404,19 @@ class _Document:
             self._windows[key] = list(zip(spans, _max_context(spans, num_tokens)))
         return self._windows[key]
 
-    def answer_span(self, example, tokenizer):
-        """Returns the answer's first and last token: of its words, only the part that matches."""
+    def answer_span(self, example, tokenizer, align_answers):
+        """Returns the answer's first and last token, and whether they are not those of its place.
+
+        That is never so with `align_answers`.
+        """
+        span = self._matching_span(example, tokenizer)
+        aligned_span = self._aligned_span(example, tokenizer) or span
+        if align_answers:
+            return aligned_span, False
+        return span, aligned_span != span
+
+    def _matching_span(self, example, tokenizer):
+        """The answer's first and last token as Google: of its words the part that matches."""
         start = self.orig_to_tok_index[example.start_position]
         end = len(self.tokens) - 1
         if example.end_position < len(example.doc_tokens) - 1:
@@ -414,7 +425,7 @@ class _Document:
         answer_tokens = tokenizer.tokenize(example.orig_answer_text)
         return _improve_answer_span(self.tokens, start, end, answer_tokens)
 
-    def aligned_answer_span(self, example, tokenizer):
+    def _aligned_span(self, example, tokenizer):
         """The first and last token that the answer's characters are part of; None if unknown."""
         if example.answer_chars is None:
             return None
@@ -497,29 +508,18 @@ def convert_examples_to_features(
     Questions are cut to `max_query_length` tokens. A paragraph without any tokens gives no
     features. Time and memory are linear in the length of the text.
 
-    As Google, an answer is looked for by its tokens in the words that it is in, and the first match
-    is learned; without one, these whole words are. With `align_answers` the tokens of its own
-    characters are. What was cut, and the number of answers for which the two differ, are added to
-    `tally`.
+    As Google, the first match of an answer's tokens in its words is learned, or else these whole
+    words; with `align_answers`, the tokens of its own characters. What was cut, and how many
+    answers are learned at another place than theirs, is added to `tally`.
 
     Raises ValueError if the windows cannot advance or a question leaves no room for them.
     """
     if doc_stride < 1:
         raise ValueError(f"--doc_stride {doc_stride} must be at least 1 token")
 
-    # All masks are views of `ones`, and all segment ids are views of `segments`: 0, …, 0, 1, …, 1.
-    ones = np.ones(max(max_seq_length, 0), dtype=np.int32)
-    segments = np.repeat(np.arange(2, dtype=np.int32), len(ones))
-    ones.flags.writeable = False
-    segments.flags.writeable = False
-
+    ones, segments = _shared_arrays(max_seq_length)
     cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-    remembered = functools.lru_cache(maxsize=2**16)(tokenizer.encode)  # words recur
-
-    def encode_word(word):
-        # The tokenizer counts words that are too long, so they are encoded each time.
-        return remembered(word) if len(word) <= MAX_CHARS_REMEMBERED else tokenizer.encode(word)
-
+    encode_word = _word_encoder(tokenizer)
     tally = tally or Tally("questions")
     num_moved = 0
     features = []
@@ -533,27 +533,17 @@ def convert_examples_to_features(
 
         query_ids = tokenizer.encode(example.question_text)
         tally.add_length(len(query_ids), min(len(query_ids), max_query_length))
-        query_ids = query_ids[:max_query_length]
-        query_ids = np.array([cls_id, *query_ids, sep_id], dtype=np.int32)
+        query_ids = np.array([cls_id, *query_ids[:max_query_length], sep_id], dtype=np.int32)
         query_tokens = tokenizer.convert_ids_to_tokens(query_ids.tolist())
 
         doc_offset = len(query_ids)
         first_segment = len(ones) - doc_offset  # the view begins with doc_offset zeros
-        max_tokens_for_doc = max_seq_length - doc_offset - 1
-        if max_tokens_for_doc < 1:
-            raise ValueError(
-                f"--max_seq_length {max_seq_length} leaves no room for the paragraph next to the "
-                f"{doc_offset - 2} tokens of question {example.qas_id!r} and 3 special tokens; "
-                "raise it, or lower --max_query_length"
-            )
+        max_tokens_for_doc = _room_for_doc(max_seq_length, doc_offset, example)
 
         answer_span = None
         if is_training and document.tokens and not example.is_impossible:
-            answer_span = document.answer_span(example, tokenizer)
-            aligned_span = document.aligned_answer_span(example, tokenizer) or answer_span
-            num_moved += aligned_span != answer_span
-            if align_answers:
-                answer_span = aligned_span
+            answer_span, is_moved = document.answer_span(example, tokenizer, align_answers)
+            num_moved += is_moved
 
         windows = document.windows(max_tokens_for_doc, doc_stride)
         for doc_span_index, (span, is_max_context) in enumerate(windows):
@@ -561,9 +551,7 @@ def convert_examples_to_features(
             positions = range(doc_offset, doc_offset + span.length)
             num_tokens = doc_offset + span.length + 1
             shift = doc_offset - span.start  # from the paragraph's token to the window's position
-            start_position = end_position = None
-            if is_training:
-                start_position, end_position = _target(span, answer_span, doc_offset)
+            targets = _target(span, answer_span, doc_offset) if is_training else (None, None)
             feature = InputFeatures(
                 unique_id=FIRST_UNIQUE_ID + len(features),
                 example_index=example_index,
@@ -574,19 +562,49 @@ def convert_examples_to_features(
                 input_ids=np.concatenate((query_ids, document.ids[covered], query_ids[-1:])),
                 input_mask=ones[:num_tokens],
                 segment_ids=segments[first_segment : first_segment + num_tokens],
-                start_position=start_position,
-                end_position=end_position,
+                start_position=targets[0],
+                end_position=targets[1],
                 is_impossible=example.is_impossible,
                 token_in_word=_SpanMap(positions, document.tok_in_word, shift),
             )
             features.append(feature)
 
-    if num_moved and not align_answers:
-        tally.notes.append(
-            f"answers learned at other tokens than those at their answer_start {num_moved:,} "
-            f"(--align_answers)"
-        )
+    if num_moved:
+        where = "learned at other tokens than those at their answer_start"
+        tally.notes.append(f"answers {where} {num_moved:,} (--align_answers)")
     return features
+
+
+def _shared_arrays(max_seq_length):
+    """Arrays of which all masks, 1, …, 1, and all segment ids, 0, …, 0, 1, …, 1, are views."""
+    ones = np.ones(max(max_seq_length, 0), dtype=np.int32)
+    segments = np.repeat(np.arange(2, dtype=np.int32), len(ones))
+    ones.flags.writeable = False
+    segments.flags.writeable = False
+    return ones, segments
+
+
+def _word_encoder(tokenizer):
+    """`tokenizer.encode` with a cache, because words recur.
+
+    Not of long words: the tokenizer counts those that are too long.
+    """
+    remembered = functools.lru_cache(maxsize=2**16)(tokenizer.encode)
+    return lambda word: (
+        remembered(word) if len(word) <= MAX_CHARS_REMEMBERED else tokenizer.encode(word)
+    )
+
+
+def _room_for_doc(max_seq_length, doc_offset, example):
+    """How many tokens of the paragraph fit into a window. Raises ValueError for none."""
+    room = max_seq_length - doc_offset - 1
+    if room < 1:
+        raise ValueError(
+            f"--max_seq_length {max_seq_length} leaves no room for the paragraph next to the "
+            f"{doc_offset - 2} tokens of question {example.qas_id!r} and 3 special tokens; "
+            "raise it, or lower --max_query_length"
+        )
+    return room
 
 
 def _target(span, answer_span, doc_offset):

@@ -217,7 +217,7 @@ class FullTokenizer:
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
         self._ids_of_word = _Memory(self._encode_word)
         self._words_of_char = _Memory(self.basic_tokenizer._clean_and_space)
-        self._form_of_char = _Memory(lambda char: "".join(self.basic_tokenizer.tokenize(char)))
+        self._form_of_char = _Memory(self._char_form)
 
     def _markers_of(self, never_split, vocab_file):
         """The argument `never_split` as a tuple. Raises ValueError."""
@@ -280,6 +280,10 @@ class FullTokenizer:
                 spans += self._spans_of_part(part, start)
             start += len(part)
         return spans
+
+    def _char_form(self, char):
+        """What becomes of a character in the tokens; "" if it is dropped."""
+        return "".join(self.basic_tokenizer.tokenize(char))
 
     def _spans_of_part(self, part, start):
         """As `char_spans`, of a part without markers that begins at `start`."""

@@ -197,8 +197,8 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 # configuration and the training examples.
 DECIDE = {
     "bert_config_file", "bf16", "do_lower_case", "fp16", "init_checkpoint", "learning_rate",
-    "loss_scale", "max_seq_length", "never_split", "schedule", "seed", "strip_accents", "train_batch_size",
-    "vocab_file",
+    "loss_scale", "max_seq_length", "never_split", "schedule", "seed", "strip_accents",
+    "train_batch_size", "vocab_file",
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {

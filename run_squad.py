@@ -70,7 +70,7 @@ from squad_data import (
     read_squad_examples,
     write_predictions,
 )
-from squad_metrics import UNSPACED, question_id, split_answered
+from squad_metrics import UNSPACED, question_id, without_placeholders
 
 TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
@@ -134,23 +134,25 @@ def questions_of(dataset):
                 yield qa, paragraph["context"]
 
 
-def answered_part(args, runtime, dataset):
-    """The dataset without the questions that nobody answered; None if there are no others.
+def scorable_part(args, runtime, dataset):
+    """The dataset without placeholders for answers; None if it cannot be scored.
 
-    Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
+    That is so if a question has no answer and is not marked impossible, or if all answers are
+    placeholders. Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
     """
     questions = [qa for qa, _ in questions_of(dataset)]
     if not args.version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
         raise ValueError(f"{args.predict_file} is SQuAD 2.0: pass --version_2_with_negative")
 
-    answered, num_left_out = split_answered(dataset)
-    unanswered = f"questions without an answer that is in their context: {num_left_out:,}"
-    if num_left_out == len(questions):
-        runtime.print(f"the predict file has no answers: no EM and F1 ({unanswered})")
+    scorable, num_left_out = without_placeholders(dataset)
+    placeholders = f"questions without an answer that is in their context: {num_left_out:,}"
+    answered = all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
+    if not answered or num_left_out == len(questions):
+        runtime.print(f"the predict file has no answers: no EM and F1 ({placeholders})")
         return None
     if num_left_out:
-        runtime.print(f"{unanswered} of {len(questions):,}; EM and F1 leave them out")
-    return answered
+        runtime.print(f"{placeholders} of {len(questions):,}; EM and F1 leave them out")
+    return scorable
 
 
 # --- the model's loss and answers ----------------------------------------------------------------
@@ -330,7 +332,7 @@ def execute(args) -> None:
         predict_examples, predict_features, dataset = load(
             args, runtime, tokenizer, "predict", args.predict_file, is_training=False
         )
-        answered = answered_part(args, runtime, dataset)
+        scorable = scorable_part(args, runtime, dataset)
 
     width = args.max_seq_length if args.compute_padding else 0
 
@@ -357,8 +359,8 @@ def execute(args) -> None:
         results = predict(args, runtime, model, predict_features, make_batch, "predict")
         if runtime.is_main:
             answers = write_answers(args, tokenizer, predict_examples, predict_features, results)
-            if answered:
-                figures, sections = evaluate(args, answered, answers, global_step)
+            if scorable:
+                figures, sections = evaluate(args, scorable, answers, global_step)
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
         path = report.write_report(args.output_dir, figures, sections, evaluated_in)

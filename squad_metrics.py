@@ -101,34 +101,33 @@ def question_id(qa: dict) -> str:
     return str(qa["id"])
 
 
-def split_answered(dataset: dict) -> tuple[dict, int]:
-    """The dataset without the questions that nobody answered, and how many these are.
+def without_placeholders(dataset: dict) -> tuple[dict, int]:
+    """The dataset without questions that have placeholders for answers, and how many these are.
 
-    Those have no answers, or only some that are not in the context, such as the placeholders of a
-    file for a blind test. A question that is marked impossible is answered by that.
+    A placeholder is not in the context, e.g. "FAKE_ANSWER" in a file for a blind test; a question
+    with one answer that is in the context stays, and so does one without any answer.
     """
     num_left_out = 0
     articles = []
     for article in dataset["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
-            kept = [qa for qa in paragraph["qas"] if _is_answered(qa, paragraph.get("context"))]
+            kept = [qa for qa in paragraph["qas"] if not _is_placeholder(qa, paragraph)]
             num_left_out += len(paragraph["qas"]) - len(kept)
             paragraphs.append({**paragraph, "qas": kept})
         articles.append({**article, "paragraphs": paragraphs})
     return {**dataset, "data": articles}, num_left_out
 
 
-def _is_answered(qa, context):
-    """Whether any answer is in the context, or the question is marked impossible."""
+def _is_placeholder(qa, paragraph):
+    """Whether a question has answers, and none of them is in the context."""
     texts = [answer["text"] for answer in qa.get("answers") or []]
-    if context is None or qa.get("is_impossible"):
-        return bool(texts) or bool(qa.get("is_impossible"))
-    if any(text in context for text in texts if text):
-        return True
+    context = paragraph.get("context", "".join(texts))
+    if not texts or qa.get("is_impossible") or any(text and text in context for text in texts):
+        return False
     # An annotator's spelling may differ in what the metric ignores.
     context = normalize_answer(context)
-    return any(normalize_answer(text) in context for text in texts if normalize_answer(text))
+    return not any(text and text in context for text in map(normalize_answer, texts))
 
 
 def evaluate(
@@ -274,24 +273,22 @@ def _check_mapping(name, values, kinds, kind_name):
         raise ValueError(f"the {name} must be a JSON object that maps each id to a {kind_name}")
 
 
-def _answered(dataset):
-    """The dataset without questions that nobody answered, whose number is printed to stderr.
+def _scorable(dataset):
+    """The dataset without placeholders, whose number is printed to stderr.
 
-    Raises ValueError if there are no others.
+    Raises ValueError if nothing else is left.
     """
     num_questions = len(_questions(dataset))
-    answered, num_left_out = split_answered(dataset)
+    dataset, num_left_out = without_placeholders(dataset)
     if num_left_out == num_questions:
-        raise ValueError(
-            "no question has an answer that is in its context: there is nothing to score"
-        )
+        raise ValueError("no question has an answer that is in its context: nothing to score")
     if num_left_out:
         print(
             f"{num_left_out} of {num_questions} questions have no answer that is in their context "
             f"and are left out",
             file=sys.stderr,
         )
-    return answered
+    return dataset
 
 
 def _load_json(path):
@@ -340,8 +337,7 @@ def main(argv: list[str] | None = None) -> None:
         paths.append(args.na_prob_file)
     try:
         dataset, predictions, *null_odds = (_load_json(path) for path in paths)
-        dataset = _answered(dataset)
-        figures = evaluate(dataset, predictions, *null_odds, characters=args.characters)
+        figures = evaluate(_scorable(dataset), predictions, *null_odds, characters=args.characters)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:

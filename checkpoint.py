@@ -461,6 +461,7 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
         "strip_accents": args.strip_accents,
+        "never_split": args.never_split,
         "precision": runtime.precision,
         **({"why_not_bf16": runtime.why_not_bf16} if runtime.why_not_bf16 else {}),
         "torch": torch.__version__,

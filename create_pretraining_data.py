@@ -10,6 +10,7 @@ treated as a corpus of their own and become a file: random next sentences and th
 within them, and the end of an input file ends a document.
 """
 
+import glob
 import os
 import random
 import time
@@ -21,14 +22,17 @@ from functools import lru_cache
 from itertools import chain
 
 import flags
-from files import find_input_files
+from files import check_line_ends, find_input_files
 from instances import encode_instance, write_instances
-from tokenization import FILE_SIGNATURES, FullTokenizer
+from tokenization import FILE_SIGNATURES, FullTokenizer, check_casing, marker_warning
 
 EXAMPLE = """\
   python create_pretraining_data.py --input_file 'text/*.txt' --vocab_file vocab.txt \\
     --output_file text.instances"""
 load_tokenizer = lru_cache(FullTokenizer)  # Once in each process.
+
+# Below this share of the instances a next-sentence label is called rare.
+RARE_LABEL = 0.1
 
 
 @dataclass
@@ -260,16 +264,20 @@ def read_documents(
 ) -> list[list[list[str]]]:
     """The documents, which are lists of sentences, which are lists of tokens; none is empty.
 
-    Adds the numbers of documents, sentences, tokens, [UNK] and lines with bytes that are not UTF-8
-    to `counts`.
+    Adds the numbers of lines, blank ones, documents, sentences, tokens, [UNK], words that are too
+    long, and lines without tokens and with bytes that are not UTF-8 to `counts`. Each marker that
+    was split is a key "split …".
     """
     documents = [[]]
     for line in lines:
+        counts["lines"] += 1
+        counts["blank"] += not line
         if not line:  # As Google: only a blank line ends a document, the end of a file does not.
             documents.append([])
         tokens = tokenizer.tokenize(line)
         if tokens:
             documents[-1].append(tokens)
+        counts["without tokens"] += bool(line) and not tokens
         counts["undecodable"] += "\ufffd" in line
     documents = [document for document in documents if document]
 
@@ -278,6 +286,8 @@ def read_documents(
     counts["sentences"] += len(sentences)
     counts["tokens"] += sum(len(sentence) for sentence in sentences)
     counts["unknown"] += sum(sentence.count("[UNK]") for sentence in sentences)
+    counts["long words"] += tokenizer.take_num_long_words()
+    counts.update(f"split {marker}" for marker in tokenizer.split_markers)
     return documents
 
 
@@ -327,7 +337,16 @@ def write_shard(args, lines: Iterable[str], rng: random.Random, output_files: li
         "do_whole_word_mask": args.do_whole_word_mask,
     }
 
+    room = args.max_seq_length - 3  # [CLS], [SEP], [SEP]
+    lengths = [len(sentence) for document in documents for sentence in document]
+    counts["cut"] = sum(length > room for length in lengths)
+    counts["longest"] = max(lengths, default=0)
+    if args.do_whole_word_mask:
+        tokens = chain.from_iterable(chain.from_iterable(documents))
+        counts["inner pieces"] = sum(token.startswith("##") for token in tokens)
+
     def encode(instance):  # At once, because the lists of an instance take six times the memory.
+        counts["random next"] += instance.is_random_next
         return encode_instance(
             tokenizer.convert_tokens_to_ids(instance.tokens),
             instance.segment_ids,
@@ -368,6 +387,12 @@ def shard_name(args, index: int) -> str:
     return f"{stem}-{index:05}{extension}"
 
 
+def existing_shards(args) -> list[str]:
+    """The files that are named as shards of --output_file, in their order."""
+    stem, extension = map(glob.escape, os.path.splitext(args.output_file))
+    return sorted(glob.glob(f"{stem}-{'[0-9]' * 5}{extension}"))
+
+
 def check_text_files(paths: Iterable[str]) -> None:
     """Raises ValueError for a file that is not text."""
     for path in paths:
@@ -378,6 +403,7 @@ def check_text_files(paths: Iterable[str]) -> None:
                 raise ValueError(f"{path} is {kind}: pass UTF-8 text")
         if b"\0" in head:
             raise ValueError(f"{path} is a binary file: pass UTF-8 text")
+        check_line_ends(path)
 
 
 def check(args) -> list[str]:
@@ -395,21 +421,20 @@ def check(args) -> list[str]:
         raise ValueError(
             f"--stream takes one --output_file, not {len(outputs)}: {args.output_file}"
         )
-    if args.stream and os.path.exists(shard_name(args, 0)):
-        raise ValueError(
-            f"{shard_name(args, 0)} already exists: remove it and the files numbered after it"
-        )
-    if "[MASK]" not in load_tokenizer(*args.tokenizer).vocab:
+    if args.stream and (found := existing_shards(args)):
+        raise ValueError(f"{found[0]} already exists: remove it and the files numbered after it")
+    if len(set(map(os.path.realpath, outputs))) < len(outputs):
+        raise ValueError(f"--output_file {args.output_file} names a file twice")
+    vocab = load_tokenizer(*args.tokenizer).vocab
+    if "[MASK]" not in vocab:
         raise ValueError(f"{args.vocab_file} has no [MASK]: pass the vocab.txt of a BERT model")
+    _, do_lower_case, strip_accents, _ = args.tokenizer
+    check_casing(args.vocab_file, vocab, do_lower_case, strip_accents)
 
     input_files = find_input_files(args.input_file)
     check_text_files(input_files)
-    inputs = {os.path.realpath(path) for path in input_files}
     for path in outputs:
-        if os.path.isdir(path):
-            raise ValueError(f"--output_file {path} is a folder: pass a file to write")
-        if os.path.realpath(path) in inputs:
-            raise ValueError(f"--output_file {path} is one of the input files: pass another one")
+        flags.check_output_file(path, "output_file", [*input_files, args.vocab_file])
     for path in outputs:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     return input_files
@@ -420,7 +445,8 @@ def parse_args(argv: list[str] | None = None):
     description = "Make pre-training instances from text."
     args = flags.Parser("create_pretraining_data", description, EXAMPLE).parse_args(argv)
     strip_accents = args.do_lower_case and args.strip_accents
-    args.tokenizer = args.vocab_file, args.do_lower_case, strip_accents
+    never_split = args.never_split or ()
+    args.tokenizer = args.vocab_file, args.do_lower_case, strip_accents, never_split
     return args
 
 
@@ -430,9 +456,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     input_files = check(args)
     counts = Counter()
+    longest = 0
     if args.stream:
         try:
             for shard_counts in write_shards(args, input_files, counts):
+                longest = max(longest, shard_counts.pop("longest", 0))
                 counts += shard_counts
         except BrokenExecutor:
             raise OSError(
@@ -447,14 +475,44 @@ def main(argv: list[str] | None = None) -> None:
         rng = random.Random(args.random_seed)
         lines = read_stripped_lines(input_files)
         counts += write_shard(args, lines, rng, args.output_file.split(","))
+        longest = counts["longest"]
+    print_counts(args, counts, longest, time.monotonic() - started)
 
-    seconds = time.monotonic() - started
+
+def print_counts(args, counts: Counter, longest: int, seconds: float) -> None:
+    """Prints what became of the lines, what was made of them, and warnings."""
+    skipped = counts["blank"] + counts["without tokens"]
     print(
         f"{counts['documents']:,} documents ({counts['cuts']:,} cuts in long ones), "
         f"{counts['sentences']:,} sentences ({counts['undecodable']:,} with bytes that are not "
         f"UTF-8), {counts['tokens']:,} tokens ({counts['unknown'] / counts['tokens']:.2%} [UNK]), "
-        f"{counts['instances']:,} instances in {counts['files']:,} file(s), {seconds:.1f} s"
+        f"{counts['instances']:,} instances in {counts['files']:,} file(s), {seconds:.1f} s; "
+        f"lines read {counts['lines']:,}, used {counts['lines'] - skipped:,}, skipped {skipped:,} "
+        f"({counts['blank']:,} blank, {counts['without tokens']:,} without tokens), longer than an "
+        f"instance and cut {counts['cut']:,} (the longest has {longest:,} WordPieces), words over "
+        f"200 characters that became one [UNK]: {counts['long words']:,}"
     )
+    for warning in warnings_of(args, counts):
+        print(f"warning: {warning}")
+    markers = {key.removeprefix("split ") for key in counts if key.startswith("split ")}
+    if markers:
+        print(marker_warning(markers))
+
+
+def warnings_of(args, counts: Counter) -> Iterator[str]:
+    """Yields what a model could not learn from the instances."""
+    random_next = counts["random next"] / counts["instances"]
+    if not RARE_LABEL <= random_next <= 1 - RARE_LABEL:
+        yield (
+            f"{random_next:.0%} of the instances have a random next sentence, so there is little "
+            f"to learn from that label; a document of one line has no next sentence: write one "
+            f"sentence per line"
+        )
+    if args.do_whole_word_mask and not counts["inner pieces"]:
+        yield ("--do_whole_word_mask changes nothing: every word of the text is a single WordPiece")
+    unknown = counts["unknown"] / counts["tokens"]
+    if unknown > 0.05:
+        yield f"{unknown:.0%} of the tokens are [UNK]: is this the vocabulary?"
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def parse_args(argv: list[str] | None = None):
     if not re.fullmatch(r"-?\d+(,-?\d+)*", args.layers):
         raise ValueError(f"--layers {args.layers!r} is not a list of numbers, as in -1,-2,-3,-4")
     folder = os.path.dirname(args.output_file) or "."
-    if os.path.isdir(args.output_file):
-        raise ValueError(f"--output_file {args.output_file} is a folder: give a file to write")
+    inputs = args.input_file, args.vocab_file, args.bert_config_file, args.init_checkpoint
+    flags.check_output_file(args.output_file, "output_file", inputs)
     if not os.path.isdir(folder):
         raise ValueError(f"--output_file {args.output_file}: the folder {folder} does not exist")
     return args
@@ -36,16 +36,24 @@ def parse_args(argv: list[str] | None = None):
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
+import contextlib
+import zipfile
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import precision
 import training
 from checkpoint import find_start, refuse_contradictions, take_from_folder
 from data import join_pair, model_inputs
-from files import atomic_write, read_lines
+from files import Tally, atomic_write, iter_lines
 from modeling import BertConfig, BertModel
-from tokenization import FullTokenizer
+
+# Texts are computed in blocks, so that their outputs, in the order of the file, need little memory:
+# as many as fill this many values, but at least one batch.
+VALUES_PER_BLOCK = 2**23
 
 
 @dataclass
@@ -59,37 +67,59 @@ class InputExample:
 
 @dataclass(eq=False)
 class InputFeatures:
-    """The WordPieces of an example, int32 [length] without padding."""
+    """The WordPieces of an example, int32 [length] without padding.
+
+    `num_tokens` is the length before it was cut.
+    """
 
     unique_id: int
     input_ids: np.ndarray
     segment_ids: np.ndarray
+    num_tokens: int
 
 
-def read_examples(input_file):
-    """An InputExample for each line. Raises ValueError if there are none."""
-    lines = read_lines(input_file)
-    if not lines:
-        raise ValueError(f"{input_file} is empty")
-    examples = []
-    for unique_id, line in enumerate(lines):
+def read_examples(input_file) -> Iterator[InputExample]:
+    """Yields an InputExample for each line. Raises what `files.iter_lines` does."""
+    for unique_id, line in enumerate(iter_lines(input_file)):
         pair = re.fullmatch(r"(.*) \|\|\| (.*)", line.strip())
         texts = pair.groups() if pair else (line.strip(),)
-        examples.append(InputExample(unique_id, *texts))
-    return examples
+        yield InputExample(unique_id, *texts)
 
 
-def convert_examples_to_features(examples, max_seq_length, tokenizer):
-    """An InputFeatures for each example, cut to `max_seq_length`."""
+def convert_examples_to_features(examples, max_seq_length, tokenizer) -> Iterator[InputFeatures]:
+    """Yields an InputFeatures for each example, cut to `max_seq_length`."""
     cls_id = tokenizer.vocab["[CLS]"]
     sep_id = tokenizer.vocab["[SEP]"]
-    features = []
     for example in examples:
         ids_a = tokenizer.encode(example.text_a)
         ids_b = tokenizer.encode(example.text_b) if example.text_b else []
         input_ids, segment_ids = join_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length)
-        features.append(InputFeatures(example.unique_id, input_ids, segment_ids))
-    return features
+        num_tokens = len(ids_a) + len(ids_b) + (3 if ids_b else 2)
+        yield InputFeatures(example.unique_id, input_ids, segment_ids, num_tokens)
+
+
+def tally_of(features, unk_id) -> Tally:
+    """What the features come to. Reads them all, and keeps none."""
+    tally = Tally("texts")
+    for feature in features:
+        tally.read += 1
+        tally.add_input(feature.input_ids, feature.num_tokens, unk_id)
+    return tally
+
+
+def blocks_of(features: Iterable[InputFeatures], batch_size: int, values_per_token: int):
+    """Yields lists of features whose outputs take about VALUES_PER_BLOCK, of whole batches."""
+    block = []
+    num_values = 0
+    for feature in features:
+        block.append(feature)
+        num_values += len(feature.input_ids) * values_per_token
+        if num_values >= VALUES_PER_BLOCK and len(block) % batch_size == 0:
+            yield block
+            block = []
+            num_values = 0
+    if block:
+        yield block
 
 
 def json_line(feature, tokens, hidden_states, layers):
@@ -110,23 +140,36 @@ def json_line(feature, tokens, hidden_states, layers):
     }
 
 
-def write_json_lines(path, features, tokens, outputs, layers):
-    """A line for each text, as Google's."""
+@contextlib.contextmanager
+def json_lines_writer(path, layers):
+    """Opens a file of a line for each text, as Google's; yields the function that adds a text."""
     with atomic_write(path) as file:
-        for feature, words, states in zip(features, tokens, outputs):
-            file.write(json.dumps(json_line(feature, words, states, layers)) + "\n")
+
+        def write(feature, tokens, hidden_states):
+            file.write(json.dumps(json_line(feature, tokens, hidden_states, layers)) + "\n")
+
+        yield write
 
 
-def write_npz(path, features, tokens, outputs, layers):
-    """NumPy arrays text{N}_tokens and text{N}_layer{L} [tokens, hidden]."""
-    arrays = {}
-    for feature, words, states in zip(features, tokens, outputs):
-        name = f"text{feature.unique_id}"
-        arrays[f"{name}_tokens"] = np.array(words)
-        for layer, state in zip(layers, states):
-            arrays[f"{name}_layer{layer}"] = state
-    with atomic_write(path, "wb") as file:
-        np.savez(file, **arrays)
+@contextlib.contextmanager
+def npz_writer(path, layers):
+    """Opens a file of arrays text{N}_tokens and text{N}_layer{L} [tokens, hidden], for np.load.
+
+    Yields the function that adds a text. np.savez would need all arrays at once.
+    """
+    with atomic_write(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+
+        def write_array(name, array):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+        def write(feature, tokens, hidden_states):
+            name = f"text{feature.unique_id}"
+            write_array(f"{name}_tokens", np.array(tokens))
+            for layer, state in zip(layers, hidden_states):
+                write_array(f"{name}_layer{layer}", state)
+
+        yield write
 
 
 def execute(args) -> None:
@@ -139,20 +182,25 @@ def execute(args) -> None:
             raise ValueError(
                 f"--layers: {layer} is not one of the model's {config.num_hidden_layers} layers"
             )
-    tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
-    )
+    tokenizer = training.make_tokenizer(args, args.init_checkpoint)
     flags.check_model(config, tokenizer.vocab, args)
     refuse_contradictions(args, find_start(args))
-    examples = read_examples(args.input_file)
-    features = convert_examples_to_features(examples, args.max_seq_length, tokenizer)
+
+    def features():
+        examples = read_examples(args.input_file)
+        return convert_examples_to_features(examples, args.max_seq_length, tokenizer)
+
+    # The texts are read twice: first to see that all can be read, and to say what they come to.
+    tally = tally_of(features(), tokenizer.vocab["[UNK]"])
+    if not tally.read:
+        raise ValueError(f"{args.input_file} is empty")
 
     cuda = torch.cuda.is_available() and not args.no_cuda
     runtime = training.Runtime(torch.device("cuda" if cuda else "cpu"))
     if args.bf16:
         precision.choose(runtime)
     runtime.print(training.device_summary(runtime))
-    training.print_features(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
+    training.print_features(runtime, "texts", tally, args.max_seq_length, tokenizer)
     model = BertModel(config)
     training.load_initial_weights(
         model, args.init_checkpoint, runtime, head_may_be_new=False, pooler_is_read=False
@@ -165,13 +213,19 @@ def execute(args) -> None:
         lengths = batch[2].sum(dim=1).tolist()
         return [one[:, :length].numpy() for one, length in zip(chosen, lengths)]
 
-    outputs = training.predict(
-        runtime, model, features, args.batch_size, model_inputs, states_of, "extract"
-    )
-    tokens = [tokenizer.convert_ids_to_tokens(f.input_ids.tolist()) for f in features]
-    write = write_npz if args.output_format == "npz" else write_json_lines
-    write(args.output_file, features, tokens, outputs, layers)
-    print(f"{len(features)} texts: {args.output_file}")
+    writer = npz_writer if args.output_format == "npz" else json_lines_writer
+    progress = tqdm(total=tally.read, desc="extract", unit="text", dynamic_ncols=True)
+    with progress, writer(args.output_file, layers) as write:
+        values_per_token = len(layers) * config.hidden_size
+        for block in blocks_of(features(), args.batch_size, values_per_token):
+            outputs = training.predict(
+                runtime, model, block, args.batch_size, model_inputs, states_of, None
+            )
+            for feature, hidden_states in zip(block, outputs):
+                tokens = tokenizer.convert_ids_to_tokens(feature.input_ids.tolist())
+                write(feature, tokens, hidden_states)
+            progress.update(len(block))
+    print(f"{tally.read} texts: {args.output_file}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,6 +6,8 @@ import glob
 import os
 import socket
 import weakref
+from collections import Counter
+from dataclasses import dataclass, field
 
 # What lies in an --output_dir.
 WEIGHTS = "pytorch_model.bin"
@@ -138,20 +140,80 @@ def atomic_write(path, mode="w", size=0):
 
 
 def read_lines(path):
-    """The lines of a UTF-8 file, with or without a byte-order mark, as a list.
+    """The list of what `iter_lines` yields."""
+    return list(iter_lines(path))
+
+
+def iter_lines(path):
+    """Yields the lines of a UTF-8 file, with or without a byte-order mark.
 
     A line ends with "\\n" or "\\r\\n" and nowhere else. Raises OSError, or ValueError with file and
-    line where the file is not UTF-8.
+    line where the file is not UTF-8, or where only carriage returns end its lines.
     """
+    check_line_ends(path)
     with open(path, "rb") as file:
-        try:
-            lines = file.read().decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise ValueError(f"{path}:{line} is not UTF-8 ({error.reason})") from None
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+                if not line:  # the file has nothing but the mark
+                    return
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
+            yield text.removesuffix("\n").removesuffix("\r")
+
+
+def check_line_ends(path):
+    """Raises ValueError for a file in which carriage returns alone end the lines."""
+    has_returns = False
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            if b"\n" in block:
+                return
+            has_returns |= b"\r" in block
+    if has_returns:
+        raise ValueError(
+            f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert "
+            f"them to line feeds"
+        )
+
+
+@dataclass
+class Tally:
+    """What became of the rows of an input file, and what they come to as the model's inputs."""
+
+    unit: str = "rows"  # what `read` counts
+    read: int = 0
+    skipped: Counter = field(default_factory=Counter)  # {why: number}
+    cut: int = 0  # to the limit of WordPieces
+    longest: int = 0  # WordPieces before cutting
+    notes: list[str] = field(default_factory=list)
+    inputs: int = 0
+    tokens: int = 0
+    unknown: int = 0
+
+    def add_input(self, input_ids, num_tokens, unk_id) -> None:
+        """Counts an input with the array `input_ids`, which had `num_tokens` before it was cut."""
+        self.inputs += 1
+        self.tokens += len(input_ids)
+        self.unknown += int((input_ids == unk_id).sum())
+        self.add_length(num_tokens, len(input_ids))
+
+    def add_length(self, num_tokens, num_kept) -> None:
+        """Counts a text of which `num_kept` of `num_tokens` WordPieces are left."""
+        self.cut += num_tokens > num_kept
+        self.longest = max(self.longest, num_tokens)
+
+    def __str__(self) -> str:
+        num_skipped = self.skipped.total()
+        reasons = ", ".join(f"{number:,} {why}" for why, number in self.skipped.items() if number)
+        text = f"{self.unit} read {self.read:,}, used {self.read - num_skipped:,}, "
+        text += f"skipped {num_skipped:,}" + (f" ({reasons})" if num_skipped else "")
+        text += f", cut {self.cut:,}"
+        if self.cut:
+            text += f" (the longest has {self.longest:,} WordPieces)"
+        return ", ".join([text, *self.notes])
 
 
 def find_input_files(patterns):

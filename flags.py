@@ -13,7 +13,7 @@ import difflib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 CLASSIFIER = "run_classifier"
@@ -129,10 +129,20 @@ class Flag:
 FLAGS = {
     "task": (
         Flag(
-            "task_name", (CLASSIFIER,), str, REQUIRED,
+            "task_name", (CLASSIFIER,), str, None,
             "cola, mnli, mrpc, qnli, qqp, rte, sst-2, sts-b, wnli or xnli, in upper or lower "
-            "case; tsv for a task of your own",
+            "case; tsv for a task of your own; required unless --processor is given",
             metavar="NAME", google=REQUIRED, port=REQUIRED,
+        ),
+        Flag(
+            "processor", (CLASSIFIER,), str, None,
+            "a task of your own as a class: FILE.py:CLASS, in the style of glue_data.py or of "
+            "Google's processors",
+            metavar="FILE.py:CLASS", may_differ=True,
+        ),
+        Flag(
+            "language", (CLASSIFIER,), str, "zh", "for XNLI: the language, as its files name it",
+            metavar="NAME",
         ),
         Flag(
             "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
@@ -322,6 +332,12 @@ FLAGS = {
             metavar="jsonl|npz", choices=("jsonl", "npz"),
         ),
         Flag(
+            "align_answers", (SQUAD,), bool, False,
+            "place answers by characters, for texts without spaces: learn the answer at its "
+            "answer_start and return just the characters of the predicted tokens; without this "
+            "flag as Google, by words",
+        ),
+        Flag(
             "compute_padding", FINE_TUNING, bool, False,
             "compute the padding positions too, as Google's graph does",
         ),
@@ -329,7 +345,8 @@ FLAGS = {
     "task of your own (--task_name tsv)": (
         Flag(
             "labels", (CLASSIFIER,), str, None,
-            "names of the classes as they appear in the label column, as in no,yes",
+            "names of the classes as they appear in the label column, as in no,yes; names with "
+            'commas as a JSON list, as in \'["no, never","yes"]\'',
             metavar="NAME,NAME,…",
         ),
         Flag(
@@ -351,8 +368,8 @@ FLAGS = {
             "header", (CLASSIFIER, PREDICT), str, "auto",
             {
                 CLASSIFIER: "whether the files begin with a header: true, false or auto. auto: "
-                "train.tsv and dev.tsv do if the label column of their first row is not a label, "
-                "and test.tsv if it begins as they do",
+                "train.tsv and dev.tsv do if the label column of their first row is not a label "
+                "(a near miss stops the run), and test.tsv if it begins as they do",
                 PREDICT: "whether a .tsv or .csv file begins with a header: true, false or auto. "
                 "auto: it does if --text_columns are names, or if usual names are in its first row",
             },
@@ -391,6 +408,13 @@ FLAGS = {
             "strip_accents", (*MODEL_USERS, INSTANCES), bool, True,
             "strip accents from text that is lower-cased, as Google does; --no_strip_accents "
             "keeps them; without this flag, as the files beside the weights say",
+        ),
+        Flag(
+            "never_split", (*MODEL_USERS, INSTANCES), str, None,
+            "entries of the vocabulary that stay whole in texts, as in [E1],[/E1], or all: every "
+            "bracketed entry; without this flag they are split, as Google does. Evaluation takes "
+            "it from the run.json beside the weights",
+            metavar="NAME,NAME,…|all",
         ),
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
@@ -832,8 +856,18 @@ def check_output_dir(path: str, name: str = "output_dir") -> None:
         raise PermissionError(f"--{name} {path}: {parent} is not writable")
 
 
+def check_output_file(path: str, name: str, inputs: Iterable[str]) -> None:
+    """Raises ValueError or OSError where the file `path` could not be written, or is an input."""
+    if os.path.isdir(path):
+        raise ValueError(f"--{name} {path} is a folder: give a file to write")
+    check_output_dir(os.path.dirname(path) or ".", name)
+    for other in inputs:
+        if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+            raise ValueError(f"--{name} {path} is one of the input files: pass another one")
+
+
 def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) -> None:
-    """Raises ValueError where the configuration, the flags and the vocabulary do not agree."""
+    """Raises ValueError where the flags or the vocabulary's size do not suit the configuration."""
     if args.max_seq_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_seq_length {args.max_seq_length} exceeds the model's "
@@ -854,20 +888,6 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
         note(
             f"{args.vocab_file} has {size} entries for the {config.vocab_size} rows of the word "
             f"table: right for a table with a reserve; the other rows are never read"
-        )
-
-    words = [word for word in vocab if not word.startswith("[")]
-    capitals = sum(word != word.lower() for word in words)
-    if args.do_lower_case and capitals > 0.05 * len(words):
-        raise ValueError(
-            f"{args.vocab_file} belongs to a cased model ({capitals} of {len(words)} entries have "
-            f"capitals): use --no_do_lower_case"
-        )
-    # A small vocabulary, or one of a script without capitals, shows nothing.
-    if not args.do_lower_case and not capitals and len(words) > 1000:
-        raise ValueError(
-            f"{args.vocab_file} belongs to an uncased model (no entry has capitals): "
-            f"leave out --no_do_lower_case"
         )
 
 

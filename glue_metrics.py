@@ -24,8 +24,21 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """The harmonic mean of precision and recall of class 1; 0.0 if neither side has a 1."""
     predictions, labels = _same_length(predictions, labels)
-    predicted = predictions == 1
-    wanted = labels == 1
+    return _f1_of_class(predictions, labels, 1)
+
+
+def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The mean of the F1 of every class that is predicted or a label; 0.0 if there are none."""
+    predictions, labels = _same_length(predictions, labels)
+    classes = np.unique(np.concatenate([predictions, labels]))
+    if not len(classes):
+        return 0.0
+    return float(np.mean([_f1_of_class(predictions, labels, one) for one in classes]))
+
+
+def _f1_of_class(predictions, labels, one):
+    predicted = predictions == one
+    wanted = labels == one
 
     num_same = np.count_nonzero(predicted & wanted)
     positives = np.count_nonzero(predicted) + np.count_nonzero(wanted)

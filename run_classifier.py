@@ -29,12 +29,15 @@ from glue_data import (  # noqa: F401 (all are part of this module's public name
     RteProcessor,
     Sst2Processor,
     StsbProcessor,
+    Task,
     TsvProcessor,
     WnliProcessor,
     XnliProcessor,
     convert_examples_to_features,
     convert_single_example,
+    find_processor,
     labels_found,
+    load_processor,
 )
 
 EXAMPLE = """  python run_classifier.py --task_name MRPC --do_train --do_eval \\
@@ -56,13 +59,19 @@ def parse_args(argv: list[str] | None = None):
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
 
+    if bool(args.task_name) == bool(args.processor):
+        raise ValueError("give --task_name, or --processor for a class of your own: one of them")
+    if args.processor:
+        args.task_name = load_processor(args.processor).name  # a mistake is reported at once
     args.task_name = args.task_name.lower()
-    if args.task_name not in PROCESSORS:
+    if not args.processor and not find_processor(args.task_name):
         raise ValueError(f"--task_name is {args.task_name!r}; use one of {', '.join(PROCESSORS)}")
     if args.task_name == "tsv":
         parse_own_task(args)
     else:
         refuse_own_task_flags(args)
+    if args.language != "zh" and args.task_name != "xnli":
+        raise ValueError(f"--language is for XNLI only, not for {args.task_name}")
 
     parse_seeds(args)
     return args
@@ -88,7 +97,7 @@ def parse_own_task(args):
         if args.do_train and not args.init_checkpoint:
             refuse_missing_labels(args)
         return  # The folder of the weights may name them: see take_labels.
-    args.labels = tuple(label.strip() for label in args.labels.split(","))
+    args.labels = parse_labels(args.labels)
     if len(args.labels) < 2 or len(set(args.labels)) < len(args.labels) or "" in args.labels:
         raise ValueError(f"--labels {','.join(args.labels)} must be two or more different names")
 
@@ -99,6 +108,16 @@ def refuse_missing_labels(args):
     found = os.path.exists(train) and labels_found(train, args.label_column)
     hint = f"; column {args.label_column} of {train} holds {found}" if found else ""
     raise ValueError(f"--task_name tsv needs --labels, as in no,yes{hint}")
+
+
+def parse_labels(text):
+    """A tuple of the names in --labels, which commas separate, or which are a JSON list."""
+    names = text.split(",")
+    with suppress(ValueError):  # also a name may begin with "["
+        value = json.loads(text)
+        if isinstance(value, list):
+            names = map(str, value)
+    return tuple(name.strip() for name in names)
 
 
 def refuse_own_task_flags(args):
@@ -151,7 +170,6 @@ from files import (
     atomic_write,
 )
 from modeling import BertConfig, BertForSequenceClassification, classification_loss
-from tokenization import FullTokenizer
 
 # Name -> what it is, of the files in --output_dir that a user looks for.
 FILES = {
@@ -176,37 +194,44 @@ def take_labels(args):
     args.labels = tuple(start.labels)
 
 
-def make_processor(args):
-    """The DataProcessor of --task_name."""
+def make_task(args):
+    """The Task of --task_name or --processor."""
+    if args.processor:
+        return load_processor(args.processor)
     if args.task_name == "tsv":
-        return TsvProcessor(args.labels, args.text_columns, args.label_column, args.header)
-    return PROCESSORS[args.task_name]()
+        columns = args.text_columns, args.label_column
+        return Task(TsvProcessor(args.labels, *columns, args.header))
+    if args.task_name == "xnli":
+        return Task(XnliProcessor(args.language))
+    return Task(find_processor(args.task_name)())
 
 
-def files_of(processor):
+def files_of(task):
     """FILES and those that the task's GLUE server takes."""
-    server_files = processor.server_files.values()
+    server_files = task.server_files.values()
     return FILES | dict.fromkeys(server_files, "predictions for the GLUE server")
 
 
-def load(args, runtime, processor, tokenizer):
+def load(args, runtime, task, tokenizer):
     """{set: (examples, features)} of the files that the run needs.
 
     A second dev or test set, MNLI's mismatched ones, is read only if its file exists.
     """
     wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
     sets = {}
-    for name, file in processor.files.items():
+    for name, file in task.files.items():
         kind, _, variant = name.partition("_")
         if not wanted[kind]:
             continue
         if variant and not os.path.exists(os.path.join(args.data_dir, file)):
             continue
-        examples = processor.get_examples(args.data_dir, name, runtime.print)
+        examples, tally = task.get_examples(name, args.data_dir, runtime.print)
         features = convert_examples_to_features(
-            examples, processor.get_labels(), args.max_seq_length, tokenizer
+            examples, task.labels, args.max_seq_length, tokenizer
         )
-        training.print_features(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+        for feature in features:
+            tally.add_input(feature.input_ids, feature.num_tokens, tokenizer.vocab["[UNK]"])
+        training.print_features(runtime, name, tally, args.max_seq_length, tokenizer)
         sets[name] = examples, features
     return sets
 
@@ -281,14 +306,12 @@ def train_and_evaluate(args, runtime):
 
     Returns on the main rank the figures of evaluation and whether the model collapsed.
     """
-    processor = make_processor(args)
-    labels = processor.get_labels()
+    task = make_task(args)
+    labels = task.labels
     config = BertConfig.from_json_file(args.bert_config_file)
-    tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
-    )
-    flags.check_model(config, tokenizer.vocab, args)
     weights = training.resolve_init_checkpoint(args, labels=labels)
+    tokenizer = training.make_tokenizer(args, weights)
+    flags.check_model(config, tokenizer.vocab, args)
 
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial_weights(model, weights, runtime, args.do_train, labels)
@@ -296,7 +319,7 @@ def train_and_evaluate(args, runtime):
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
-    sets = load(args, runtime, processor, tokenizer)
+    sets = load(args, runtime, task, tokenizer)
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows):
@@ -321,16 +344,16 @@ def train_and_evaluate(args, runtime):
             continue
         logits = np.stack(logits)
         if kind == "test":
-            server_file = processor.server_files.get(name)
+            server_file = task.server_files.get(name)
             write_test_results(args.output_dir, logits, labels, variant, server_file)
             continue
 
         label_ids = np.array([feature.label_id for feature in features])
-        figures = evaluate(logits, label_ids, batch_size, processor.metrics, global_step)
+        figures = evaluate(logits, label_ids, batch_size, task.metrics, global_step)
         suffix = f"_{variant}" if variant else ""
         results |= {f"{key}{suffix}": value for key, value in figures.items()}
         texts = [(example.text_a, example.text_b) for example in examples]
-        title = f"Evaluation on {processor.files[name]}"
+        title = f"Evaluation on {task.files[name]}"
         sections.append(report.classification(labels, label_ids, logits, texts, title))
         if is_collapsed(logits, label_ids):
             collapsed = True
@@ -338,9 +361,15 @@ def train_and_evaluate(args, runtime):
 
     if args.do_eval and runtime.is_main:
         checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
+        for name, meaning in task.meanings.items():
+            print(f"{name} is {meaning}")
     if (args.do_train or args.do_eval) and runtime.is_main:
         evaluated_in = runtime.precision if sections else None
-        report.write_report(args.output_dir, results, sections, evaluated_in)
+        results_shown = {
+            f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
+            for name, value in results.items()
+        }
+        report.write_report(args.output_dir, results_shown, sections, evaluated_in)
     return results, collapsed
 
 
@@ -352,8 +381,8 @@ def train_seeds(args, runtime):
 
     Each run is what `--seed N --output_dir …/seed-N` alone would be.
     """
-    processor = make_processor(args)
-    check_seeds(processor)
+    task = make_task(args)
+    check_seeds(task)
     # With --overwrite_output_dir all seeds are trained again once all have ended; until then the
     # same command, given again after a kill, spares those that have.
     runtime.keep_finished = not os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
@@ -381,12 +410,12 @@ def train_seeds(args, runtime):
     if not runtime.is_main:
         return
 
-    summary = summary_of(runs, collapsed_seeds, processor.main_metric)
+    summary = summary_of(runs, collapsed_seeds, task.main_metric)
     print_table(summary)
     with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
-    copy_best(best, args.output_dir, files_of(processor).keys() - {SEEDS_RESULTS})
+    copy_best(best, args.output_dir, files_of(task).keys() - {SEEDS_RESULTS})
     del lock
 
 
@@ -406,14 +435,14 @@ def copy_best(folder, output_dir, names):
                 shutil.copyfileobj(source, file)
 
 
-def check_seeds(processor):
+def check_seeds(task):
     """Raises ValueError if the best of several seeds could not be determined."""
-    figures = list(processor.metrics)
-    if processor.labels:
+    figures = list(task.metrics)
+    if task.labels:
         figures.insert(0, "eval_accuracy")
-    if processor.main_metric not in figures:
+    if task.main_metric not in figures:
         raise ValueError(
-            f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
+            f"--seeds: the main_metric of {task.name} is {task.main_metric}, "
             f"but there is only {', '.join(figures) or 'the loss'}"
         )
 
@@ -466,7 +495,7 @@ def execute(args) -> None:
     else:
         train_and_evaluate(args, runtime)
     runtime.print(f"in {args.output_dir}:")
-    for name, description in files_of(make_processor(args)).items():
+    for name, description in files_of(make_task(args)).items():
         if os.path.exists(os.path.join(args.output_dir, name)):
             runtime.print(f"  {name:<28}{description}")
     runtime.barrier()

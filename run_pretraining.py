@@ -44,7 +44,6 @@ from data import model_inputs, pad_rows
 from files import EVAL_RESULTS, find_input_files
 from instances import Instances, checked_row, open_instances
 from modeling import BertConfig, BertForPreTraining, classification_loss, masked_lm_loss
-from tokenization import load_vocab
 
 ROWS_CHECKED = 100  # of each file before training: ids of another vocabulary show up soon
 
@@ -158,8 +157,9 @@ def execute(args) -> None:
     """Does what the parsed flags ask for."""
     runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
-    flags.check_model(config, args.vocab_file and load_vocab(args.vocab_file), args)
     weights = training.resolve_init_checkpoint(args)
+    vocab = args.vocab_file and training.make_tokenizer(args, weights).vocab
+    flags.check_model(config, vocab, args)
     instances = open_input(args, runtime, config)
 
     model = BertForPreTraining(config)

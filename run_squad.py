@@ -45,6 +45,8 @@ def parse_args(argv: list[str] | None = None):
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
+import re
+
 import torch
 
 import checkpoint
@@ -52,7 +54,7 @@ import report
 import squad_metrics
 import training
 from data import TrainingExamples, model_inputs
-from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS
+from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS, Tally
 from modeling import BertConfig, BertForQuestionAnswering, span_loss
 from predict import converse
 from squad_data import (
@@ -67,7 +69,7 @@ from squad_data import (
     read_squad_examples,
     write_predictions,
 )
-from tokenization import FullTokenizer
+from squad_metrics import UNSPACED, question_id, without_placeholders
 
 # --- data ----------------------------------------------------------------------------------------
 
@@ -75,17 +77,38 @@ from tokenization import FullTokenizer
 def load(args, runtime, tokenizer, name, path, is_training):
     """(examples, features, dataset) of a SQuAD file. Raises ValueError if no question is usable."""
     dataset = read_dataset(path)
+    tally = Tally("questions")
     examples = read_squad_examples(
-        path, is_training, args.version_2_with_negative, runtime.print, dataset
+        path,
+        is_training,
+        args.version_2_with_negative,
+        runtime.print,
+        dataset,
+        tally,
+        args.align_answers,
     )
-    features = featurize(args, tokenizer, examples, is_training)
+    features = featurize(args, tokenizer, examples, is_training, tally)
     if not features:
         raise ValueError(f"{path} has no question that can be used")
-    training.print_features(runtime, name, features, args.max_seq_length, tokenizer.vocab)
+    for feature in features:
+        tally.add_input(feature.input_ids, 0, tokenizer.vocab["[UNK]"])
+
+    texts = [[example.orig_answer_text] for example in examples if example.orig_answer_text]
+    if not is_training:
+        questions = [qa for qa, _ in questions_of(dataset) if qa.get("answers")]
+        texts = [[answer["text"] for answer in qa["answers"]] for qa in questions]
+    lengths = [min(len(tokenizer.encode(text)) for text in alike) for alike in texts]
+    too_long = sum(length > args.max_answer_length for length in lengths)
+    if too_long:
+        tally.notes.append(
+            f"answers longer than the {args.max_answer_length} WordPieces of --max_answer_length "
+            f"{too_long:,} (the longest has {max(lengths):,})"
+        )
+    training.print_features(runtime, name, tally, args.max_seq_length, tokenizer)
     return examples, features, dataset
 
 
-def featurize(args, tokenizer, examples, is_training):
+def featurize(args, tokenizer, examples, is_training, tally=None):
     """The windows of the examples, as the flags say."""
     return convert_examples_to_features(
         examples,
@@ -94,6 +117,8 @@ def featurize(args, tokenizer, examples, is_training):
         args.doc_stride,
         args.max_query_length,
         is_training,
+        args.align_answers,
+        tally,
     )
 
 
@@ -105,15 +130,25 @@ def questions_of(dataset):
                 yield qa, paragraph["context"]
 
 
-def has_answers(args, dataset):
-    """Whether every question has answers or is marked impossible.
+def scorable_part(args, runtime, dataset):
+    """The dataset without placeholders for answers; None if it cannot be scored.
 
-    Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
+    That is so if a question has no answer and is not marked impossible, or if all answers are
+    placeholders. Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
     """
     questions = [qa for qa, _ in questions_of(dataset)]
     if not args.version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
         raise ValueError(f"{args.predict_file} is SQuAD 2.0: pass --version_2_with_negative")
-    return all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
+
+    scorable, num_left_out = without_placeholders(dataset)
+    placeholders = f"questions without an answer that is in their context: {num_left_out:,}"
+    answered = all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
+    if not answered or num_left_out == len(questions):
+        runtime.print(f"the predict file has no answers: no EM and F1 ({placeholders})")
+        return None
+    if num_left_out:
+        runtime.print(f"{placeholders} of {len(questions):,}; EM and F1 leave them out")
+    return scorable
 
 
 # --- the model's loss and answers ----------------------------------------------------------------
@@ -147,7 +182,7 @@ def predict(args, runtime, model, features, make_batch, title):
     return [RawResult(feature.unique_id, *pair) for feature, pair in zip(features, outputs)]
 
 
-def answer_options(args):
+def answer_options(args, tokenizer):
     """What decides which answers are best, as keyword arguments of `best_answers`."""
     return {
         "n_best_size": args.n_best_size,
@@ -157,10 +192,12 @@ def answer_options(args):
         "strip_accents": args.do_lower_case and args.strip_accents,
         "version_2_with_negative": args.version_2_with_negative,
         "null_score_diff_threshold": args.null_score_diff_threshold,
+        "never_split": tokenizer.never_split,
+        "align_with": tokenizer if args.align_answers else None,
     }
 
 
-def write_answers(args, examples, features, results):
+def write_answers(args, tokenizer, examples, features, results):
     """Writes the files of answers. Returns {question id: Answer}."""
     os.makedirs(args.output_dir, exist_ok=True)
     predictions = os.path.join(args.output_dir, PREDICTIONS)
@@ -172,8 +209,14 @@ def write_answers(args, examples, features, results):
         output_prediction_file=predictions,
         output_nbest_file=nbest_predictions,
         output_null_log_odds_file=os.path.join(args.output_dir, NULL_ODDS),
-        **answer_options(args),
+        **answer_options(args, tokenizer),
     )
+    num_widened = sum(answer.is_widened for answer in answers.values())
+    if num_widened:
+        print(
+            f"{num_widened:,} answers are whole words although the model chose a part of them, as "
+            f"Google does: --align_answers gives just the part"
+        )
     print(f"{len(answers)} answers: {predictions}")
     print(f"the best few of each, with probabilities: {nbest_predictions}")
     return answers
@@ -186,19 +229,31 @@ def evaluate(args, dataset, answers, global_step):
     path = os.path.join(args.output_dir, EVAL_RESULTS)
     checkpoint.write_results(path, figures)
     print(f"these figures: {path}")
+    if is_unspaced(dataset):
+        print(
+            "F1 compares words, and most answers have no spaces between them: squad_metrics.py "
+            "--characters compares characters"
+        )
     scored = [
-        score_question(qa, context, answers[qa["id"]]) for qa, context in questions_of(dataset)
+        score_question(qa, context, answers[question_id(qa)])
+        for qa, context in questions_of(dataset)
     ]
     return figures, [report.answers(scored)]
+
+
+def is_unspaced(dataset):
+    """Whether most answers are in scripts that put no spaces between words."""
+    texts = [answer["text"] for qa, _ in questions_of(dataset) for answer in qa["answers"]]
+    return sum(bool(re.search(f"[{UNSPACED}]", text)) for text in texts) > len(texts) / 2
 
 
 def score_question(qa, context, answer):
     """One question with its answers and figures, as `report.answers` takes it."""
     dataset = {"data": [{"paragraphs": [{"qas": [qa]}]}]}
-    figures = squad_metrics.evaluate(dataset, {qa["id"]: answer.text})
+    figures = squad_metrics.evaluate(dataset, {question_id(qa): answer.text})
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
-        "id": qa["id"],
+        "id": question_id(qa),
         "question": qa["question"],
         "context": context,
         "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
@@ -218,7 +273,7 @@ def answer_typed(args, runtime, model, tokenizer, make_batch):
         examples = read_squad_examples("the input", False, dataset=dataset)
         features = featurize(args, tokenizer, examples, False)
         results = predict(args, runtime, model, features, make_batch, None)
-        return best_answers(examples, features, results, **answer_options(args))["typed"]
+        return best_answers(examples, features, results, **answer_options(args, tokenizer))["typed"]
 
     converse(answer)
 
@@ -232,11 +287,9 @@ def execute(args) -> None:
     if args.interactive and runtime.world_size > 1:
         raise ValueError("--interactive answers in one process: start it without a launcher")
     config = BertConfig.from_json_file(args.bert_config_file)
-    tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
-    )
-    flags.check_model(config, tokenizer.vocab, args)
     weights = training.resolve_init_checkpoint(args)
+    tokenizer = training.make_tokenizer(args, weights)
+    flags.check_model(config, tokenizer.vocab, args)
 
     model = BertForQuestionAnswering(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
@@ -254,7 +307,7 @@ def execute(args) -> None:
         predict_examples, predict_features, dataset = load(
             args, runtime, tokenizer, "predict", args.predict_file, is_training=False
         )
-        answered = has_answers(args, dataset)
+        scorable = scorable_part(args, runtime, dataset)
 
     width = args.max_seq_length if args.compute_padding else 0
 
@@ -280,11 +333,9 @@ def execute(args) -> None:
     if args.do_predict:
         results = predict(args, runtime, model, predict_features, make_batch, "predict")
         if runtime.is_main:
-            answers = write_answers(args, predict_examples, predict_features, results)
-            if answered:
-                figures, sections = evaluate(args, dataset, answers, global_step)
-            else:
-                print("the predict file has no answers: no EM and F1")
+            answers = write_answers(args, tokenizer, predict_examples, predict_features, results)
+            if scorable:
+                figures, sections = evaluate(args, scorable, answers, global_step)
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
         path = report.write_report(args.output_dir, figures, sections, evaluated_in)

@@ -9,10 +9,12 @@ Whatever the questions about a paragraph have in common is computed once and sha
 is tokenized once, not once per question, and the masks and maps of a window are views.
 """
 
+import bisect
 import functools
 import json
 import math
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 import tokenization
-from files import atomic_write
+from files import Tally, atomic_write
+from squad_metrics import question_id
+from tokenization import MAX_CHARS_REMEMBERED
 
 # As Google: these characters separate the reader's words, and no others do. The tokenizer splits at
 # more characters, e.g. the no-break space, but that is inside what the reader calls a word.
@@ -56,13 +60,17 @@ class Answer(NamedTuple):
 
     `first_word` is the index of the paragraph's word in which `text` begins, None if `text` does
     not come from the paragraph. `nbest` is the question's list in nbest_predictions.json.
-    `null_odds` is None for SQuAD 1.1.
+    `null_odds` is None for SQuAD 1.1. `first_char` is where in its first word `text` begins, if it
+    was taken by characters. `is_widened` says that `text` is whole words although the model chose
+    a part of them, because that part could not be found, as in Google's code.
     """
 
     text: str
     first_word: int | None
     nbest: list[dict]
     null_odds: float | None
+    first_char: int = 0
+    is_widened: bool = False
 
 
 class _DocSpan(NamedTuple):
@@ -73,12 +81,14 @@ class _DocSpan(NamedTuple):
 
 
 class _NbestPrediction(NamedTuple):
-    """A candidate with its text; `first_word` as in `Answer`."""
+    """A candidate with its text; the last three fields are as in `Answer`."""
 
     text: str
     start_logit: float
     end_logit: float
     first_word: int | None = None
+    first_char: int = 0
+    is_widened: bool = False
 
 
 @dataclass
@@ -87,7 +97,9 @@ class SquadExample:
 
     `doc_tokens` are the words of the paragraph, one list shared by all its questions. In training,
     `start_position` and `end_position` are the indices of the answer's first and last word, or -1
-    if the question is impossible. Outside training they and `orig_answer_text` are None.
+    if the question is impossible. `answer_chars` are the answer's first and last character, each
+    as (word, character of the word), or None. Outside training all of them and `orig_answer_text`
+    are None.
     """
 
     qas_id: str
@@ -97,6 +109,7 @@ class SquadExample:
     start_position: int | None = None
     end_position: int | None = None
     is_impossible: bool = False
+    answer_chars: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 @dataclass(eq=False)
@@ -104,9 +117,10 @@ class InputFeatures:
     """One window: [CLS] question [SEP] part of the paragraph [SEP], without padding.
 
     `input_ids`, `input_mask` and `segment_ids` are int32 arrays as long as `tokens`; treat them as
-    read-only. The keys of both maps are the positions of the paragraph's tokens in `tokens`.
+    read-only. The keys of all maps are the positions of the paragraph's tokens in `tokens`.
     `token_to_orig_map` gives the index of the token's word in the paragraph, `token_is_max_context`
-    whether the token has more context in this window than in any other. In training,
+    whether the token has more context in this window than in any other, and `token_in_word` which
+    of its word's tokens the token is, counted from 0. In training,
     `start_position` and `end_position` are positions in `tokens`, both 0 if the answer is not in
     the window. Outside training they are None.
     """
@@ -123,6 +137,7 @@ class InputFeatures:
     start_position: int | None = None
     end_position: int | None = None
     is_impossible: bool | None = None
+    token_in_word: Mapping[int, int] | None = None
 
 
 class _SpanMap(Mapping):
@@ -154,6 +169,8 @@ def read_squad_examples(
     version_2_with_negative: bool = False,
     log: Callable[[str], object] = print,
     dataset: dict | None = None,
+    tally: Tally | None = None,
+    align_answers: bool = False,
 ) -> list[SquadExample]:
     """Reads the examples of a SQuAD file, in the file's order.
 
@@ -163,7 +180,9 @@ def read_squad_examples(
     Google's reader crashes. The first few of these and their number are passed to `log`. Outside
     training, answers are ignored.
 
-    `dataset` is the result of `read_dataset`, if the caller already has it.
+    `dataset` is the result of `read_dataset`, if the caller already has it. How many questions were
+    read and skipped is added to `tally`. With `align_answers`, characters that the
+    tokenizer drops, e.g. zero-width spaces, do not matter when an answer is looked for.
 
     Raises OSError, or ValueError for anything that is not SQuAD, naming its place in the file.
     """
@@ -180,7 +199,7 @@ def read_squad_examples(
 
         for index, qa in enumerate(_field(paragraph, "qas", list, where)):
             here = f"{where}.qas[{index}]"
-            qas_id = _field(qa, "id", str, here)
+            qas_id = _question_id(qa, here)
             here = f"{here} (id {qas_id!r})"
             if qas_id in places:
                 raise ValueError(f"{here}: the same id as {places[qas_id]}; ids must be unique")
@@ -190,12 +209,17 @@ def read_squad_examples(
             problem = None
             if is_training:
                 answer = _read_answer(qa, version_2_with_negative, here)
-                problem = _place_answer(example, answer, char_to_word_offset)
+                problem = _place_answer(
+                    example, answer, context, char_to_word_offset, align_answers
+                )
             if problem is None:
                 examples.append(example)
             else:
                 skipped.append(f"{here}: {problem}")
 
+    if tally is not None:
+        tally.read += len(places)
+        tally.skipped["whose answer is not at its place"] += len(skipped)
     for line in skipped[:MAX_SKIPPED_SHOWN]:
         log(line)
     if skipped:
@@ -230,6 +254,13 @@ def _field(item, key, kind, where):
     if type(item[key]) is not kind:  # not isinstance, for which True is an int
         raise ValueError(f'{where}: "{key}" is not {_JSON_TYPES[kind]}')
     return item[key]
+
+
+def _question_id(qa, where):
+    """A question's id; a whole number becomes text."""
+    if isinstance(qa, dict) and type(qa.get("id")) is int:
+        return question_id(qa)
+    return _field(qa, "id", str, where)
 
 
 def _char_to_word_offset(context):
@@ -267,7 +298,7 @@ def _read_answer(qa, version_2_with_negative, where):
     return text, answer_start
 
 
-def _place_answer(example, answer, char_to_word_offset):
+def _place_answer(example, answer, context, char_to_word_offset, align_answers):
     """Sets the example's answer and its position. Returns None, or why that is not possible."""
     if answer is None:
         example.orig_answer_text = ""
@@ -291,13 +322,53 @@ def _place_answer(example, answer, char_to_word_offset):
 
     actual_text = " ".join(example.doc_tokens[start_position : end_position + 1])
     cleaned_answer_text = " ".join(tokenization.whitespace_tokenize(answer_text))
-    if cleaned_answer_text not in actual_text:
+    chars = _find_answer_chars(context, answer, char_to_word_offset, start_position, end_position)
+    if cleaned_answer_text not in actual_text and not (align_answers and chars):
         return f"Could not find answer: {actual_text!r} vs. {cleaned_answer_text!r}"
 
     example.orig_answer_text = answer_text
     example.start_position = start_position
     example.end_position = end_position
+    if chars:
+        words = [int(char_to_word_offset[char]) for char in chars]
+        starts = np.searchsorted(char_to_word_offset, words).tolist()
+        example.answer_chars = tuple(
+            (word, char - start) for word, char, start in zip(words, chars, starts)
+        )
     return None
+
+
+def _find_answer_chars(context, answer, char_to_word_offset, start_position, end_position):
+    """The first and the last character of an answer in its context, or None if it is not there.
+
+    That is the place it is said to be at, or else, compared without spaces and characters that the
+    tokenizer drops, the one nearest to it in the words `start_position` to `end_position`.
+    """
+    text, start = answer
+    stripped = text.strip()
+    start += len(text) - len(text.lstrip())
+    if stripped and start >= 0 and context.startswith(stripped, start):
+        return start, start + len(stripped) - 1
+
+    wanted = "".join(_kept_chars(text).values())
+    low, high = np.searchsorted(char_to_word_offset, [start_position, end_position + 1]).tolist()
+    kept = _kept_chars(context[low:high])
+    places = [low + place for place in kept]
+    haystack = "".join(kept.values())
+    found = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", haystack)]
+    if not wanted or not found:
+        return None
+    nearest = min(found, key=lambda index: abs(places[index] - start))
+    return places[nearest], places[nearest + len(wanted) - 1]
+
+
+def _kept_chars(text):
+    """{place: character} of the characters that are neither white space nor control characters."""
+    return {
+        place: char
+        for place, char in enumerate(text)
+        if not char.isspace() and not unicodedata.category(char).startswith("C")
+    }
 
 
 class _Document:
@@ -307,13 +378,17 @@ class _Document:
         pieces = list(map(encode_word, doc_tokens))
         sizes = list(map(len, pieces))
         ids = list(chain.from_iterable(pieces))
+        self._words = doc_tokens
         self.ids = np.array(ids, dtype=np.int32)
         self.tokens = tokenizer.convert_ids_to_tokens(ids)
 
         # The word of each token, and the first token of each word.
         self.tok_to_orig_index = np.repeat(np.arange(len(sizes)), sizes).tolist()
         self.orig_to_tok_index = list(accumulate(sizes, initial=0))[:-1]
+        starts = np.repeat(self.orig_to_tok_index, sizes)
+        self.tok_in_word = (np.arange(len(ids)) - starts).tolist()
         self._windows = {}
+        self._char_spans = {}  # of the words that were asked for
 
     def windows(self, max_tokens_for_doc, doc_stride):
         """Returns a list of (window, for each of its tokens whether this is its best window).
@@ -329,8 +404,19 @@ class _Document:
             self._windows[key] = list(zip(spans, _max_context(spans, num_tokens)))
         return self._windows[key]
 
-    def answer_span(self, example, tokenizer):
-        """Returns the answer's first and last token: of its words, only the part that matches."""
+    def answer_span(self, example, tokenizer, align_answers):
+        """Returns the answer's first and last token, and whether they are not those of its place.
+
+        That is never so with `align_answers`.
+        """
+        span = self._matching_span(example, tokenizer)
+        aligned_span = self._aligned_span(example, tokenizer) or span
+        if align_answers:
+            return aligned_span, False
+        return span, aligned_span != span
+
+    def _matching_span(self, example, tokenizer):
+        """The answer's first and last token as Google: of its words the part that matches."""
         start = self.orig_to_tok_index[example.start_position]
         end = len(self.tokens) - 1
         if example.end_position < len(example.doc_tokens) - 1:
@@ -338,6 +424,23 @@ class _Document:
 
         answer_tokens = tokenizer.tokenize(example.orig_answer_text)
         return _improve_answer_span(self.tokens, start, end, answer_tokens)
+
+    def _aligned_span(self, example, tokenizer):
+        """The first and last token that the answer's characters are part of; None if unknown."""
+        if example.answer_chars is None:
+            return None
+        (first_word, first_char), (last_word, last_char) = example.answer_chars
+        starts = [start for start, _ in self._spans_of(last_word, tokenizer)]
+        ends = [end for _, end in self._spans_of(first_word, tokenizer)]
+        start = self.orig_to_tok_index[first_word] + bisect.bisect_right(ends, first_char)
+        end = self.orig_to_tok_index[last_word] + bisect.bisect_right(starts, last_char) - 1
+        return (start, end) if start <= end else None
+
+    def _spans_of(self, word, tokenizer):
+        """FullTokenizer.char_spans of the paragraph's word with this index."""
+        if word not in self._char_spans:
+            self._char_spans[word] = tokenizer.char_spans(self._words[word])
+        return self._char_spans[word]
 
 
 def _doc_spans(num_tokens, max_tokens_for_doc, doc_stride):
@@ -397,26 +500,28 @@ def convert_examples_to_features(
     doc_stride: int,
     max_query_length: int,
     is_training: bool,
+    align_answers: bool = False,
+    tally: Tally | None = None,
 ) -> list[InputFeatures]:
     """Cuts each example into windows of at most `max_seq_length` tokens, `doc_stride` apart.
 
     Questions are cut to `max_query_length` tokens. A paragraph without any tokens gives no
     features. Time and memory are linear in the length of the text.
 
+    As Google, the first match of an answer's tokens in its words is learned, or else these whole
+    words; with `align_answers`, the tokens of its own characters. What was cut, and how many
+    answers are learned at another place than theirs, is added to `tally`.
+
     Raises ValueError if the windows cannot advance or a question leaves no room for them.
     """
     if doc_stride < 1:
         raise ValueError(f"--doc_stride {doc_stride} must be at least 1 token")
 
-    # All masks are views of `ones`, and all segment ids are views of `segments`: 0, …, 0, 1, …, 1.
-    ones = np.ones(max(max_seq_length, 0), dtype=np.int32)
-    segments = np.repeat(np.arange(2, dtype=np.int32), len(ones))
-    ones.flags.writeable = False
-    segments.flags.writeable = False
-
+    ones, segments = _shared_arrays(max_seq_length)
     cls_id, sep_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-    encode_word = functools.lru_cache(maxsize=2**16)(tokenizer.encode)  # words recur
-
+    encode_word = _word_encoder(tokenizer)
+    tally = tally or Tally("questions")
+    num_moved = 0
     features = []
     documents = {}
     for example_index, example in enumerate(examples):
@@ -426,23 +531,19 @@ def convert_examples_to_features(
             documents[key] = _Document(example.doc_tokens, tokenizer, encode_word)
         document = documents[key]
 
-        query_ids = tokenizer.encode(example.question_text)[:max_query_length]
-        query_ids = np.array([cls_id, *query_ids, sep_id], dtype=np.int32)
+        query_ids = tokenizer.encode(example.question_text)
+        tally.add_length(len(query_ids), min(len(query_ids), max_query_length))
+        query_ids = np.array([cls_id, *query_ids[:max_query_length], sep_id], dtype=np.int32)
         query_tokens = tokenizer.convert_ids_to_tokens(query_ids.tolist())
 
         doc_offset = len(query_ids)
         first_segment = len(ones) - doc_offset  # the view begins with doc_offset zeros
-        max_tokens_for_doc = max_seq_length - doc_offset - 1
-        if max_tokens_for_doc < 1:
-            raise ValueError(
-                f"--max_seq_length {max_seq_length} leaves no room for the paragraph next to the "
-                f"{doc_offset - 2} tokens of question {example.qas_id!r} and 3 special tokens; "
-                "raise it, or lower --max_query_length"
-            )
+        max_tokens_for_doc = _room_for_doc(max_seq_length, doc_offset, example)
 
         answer_span = None
         if is_training and document.tokens and not example.is_impossible:
-            answer_span = document.answer_span(example, tokenizer)
+            answer_span, is_moved = document.answer_span(example, tokenizer, align_answers)
+            num_moved += is_moved
 
         windows = document.windows(max_tokens_for_doc, doc_stride)
         for doc_span_index, (span, is_max_context) in enumerate(windows):
@@ -450,9 +551,7 @@ def convert_examples_to_features(
             positions = range(doc_offset, doc_offset + span.length)
             num_tokens = doc_offset + span.length + 1
             shift = doc_offset - span.start  # from the paragraph's token to the window's position
-            start_position = end_position = None
-            if is_training:
-                start_position, end_position = _target(span, answer_span, doc_offset)
+            targets = _target(span, answer_span, doc_offset) if is_training else (None, None)
             feature = InputFeatures(
                 unique_id=FIRST_UNIQUE_ID + len(features),
                 example_index=example_index,
@@ -463,12 +562,49 @@ def convert_examples_to_features(
                 input_ids=np.concatenate((query_ids, document.ids[covered], query_ids[-1:])),
                 input_mask=ones[:num_tokens],
                 segment_ids=segments[first_segment : first_segment + num_tokens],
-                start_position=start_position,
-                end_position=end_position,
+                start_position=targets[0],
+                end_position=targets[1],
                 is_impossible=example.is_impossible,
+                token_in_word=_SpanMap(positions, document.tok_in_word, shift),
             )
             features.append(feature)
+
+    if num_moved:
+        where = "learned at other tokens than those at their answer_start"
+        tally.notes.append(f"answers {where} {num_moved:,} (--align_answers)")
     return features
+
+
+def _shared_arrays(max_seq_length):
+    """Arrays of which all masks, 1, …, 1, and all segment ids, 0, …, 0, 1, …, 1, are views."""
+    ones = np.ones(max(max_seq_length, 0), dtype=np.int32)
+    segments = np.repeat(np.arange(2, dtype=np.int32), len(ones))
+    ones.flags.writeable = False
+    segments.flags.writeable = False
+    return ones, segments
+
+
+def _word_encoder(tokenizer):
+    """`tokenizer.encode` with a cache, because words recur.
+
+    Not of long words: the tokenizer counts those that are too long.
+    """
+    remembered = functools.lru_cache(maxsize=2**16)(tokenizer.encode)
+    return lambda word: (
+        remembered(word) if len(word) <= MAX_CHARS_REMEMBERED else tokenizer.encode(word)
+    )
+
+
+def _room_for_doc(max_seq_length, doc_offset, example):
+    """How many tokens of the paragraph fit into a window. Raises ValueError for none."""
+    room = max_seq_length - doc_offset - 1
+    if room < 1:
+        raise ValueError(
+            f"--max_seq_length {max_seq_length} leaves no room for the paragraph next to the "
+            f"{doc_offset - 2} tokens of question {example.qas_id!r} and 3 special tokens; "
+            "raise it, or lower --max_query_length"
+        )
+    return room
 
 
 def _target(span, answer_span, doc_offset):
@@ -497,6 +633,8 @@ def write_predictions(
     null_score_diff_threshold: float = 0.0,
     log: Callable[[str], object] = print,
     strip_accents: bool | None = None,
+    never_split: Sequence[str] = (),
+    align_with: tokenization.FullTokenizer | None = None,
 ) -> dict[str, Answer]:
     """Writes each question's best answer, its `n_best_size` best answers and, for 2.0, null odds.
 
@@ -514,6 +652,8 @@ def write_predictions(
         null_score_diff_threshold,
         log,
         strip_accents,
+        never_split,
+        align_with,
     )
 
     texts = {qas_id: answer.text for qas_id, answer in answers.items()}
@@ -540,13 +680,17 @@ def best_answers(
     null_score_diff_threshold: float = 0.0,
     log: Callable[[str], object] = print,
     strip_accents: bool | None = None,
+    never_split: Sequence[str] = (),
+    align_with: tokenization.FullTokenizer | None = None,
 ) -> dict[str, Answer]:
     """Returns each question's `Answer` by question id, in the order of `all_examples`.
 
     `all_results` has one `RawResult` for each feature, in any order. Its logits are as long as the
     feature or padded; as in Google's code, padding positions are ranked too. `max_answer_length` is
-    in tokens. `do_lower_case` and `strip_accents` are those of the tokenizer. A question without
-    any window (its context is blank) is answered with "", and the number of these is passed to
+    in tokens. `do_lower_case`, `strip_accents` and `never_split` are those of the tokenizer. With
+    the tokenizer itself as `align_with`, an answer's text is just the characters of its tokens;
+    without it, it is found as Google does, which may give whole words. A question without any
+    window (its context is blank) is answered with "", and the number of these is passed to
     `log`. With version 2.0, so is a question whose only candidate is the null answer.
 
     Raises ValueError if a feature lacks its logits.
@@ -559,7 +703,7 @@ def best_answers(
     for feature in all_features:
         features_of[feature.example_index].append(feature)
     results = {result.unique_id: result for result in all_results}
-    text_options = (do_lower_case, verbose_logging, strip_accents)  # of get_final_text
+    text_options = (do_lower_case, verbose_logging, strip_accents, never_split)
 
     answers = {}
     for example_index, example in enumerate(all_examples):
@@ -567,7 +711,7 @@ def best_answers(
         candidates, null = _rank_candidates(
             features, results, n_best_size, max_answer_length, version_2_with_negative
         )
-        nbest = _choose_nbest(example, candidates, n_best_size, text_options)
+        nbest = _choose_nbest(example, candidates, n_best_size, text_options, align_with)
         if version_2_with_negative and all(entry.text for entry in nbest):
             nbest.append(null)  # as Google, so there can be n_best_size + 1 entries
         if not nbest:
@@ -579,7 +723,14 @@ def best_answers(
         null_odds = None
         if version_2_with_negative:
             best, null_odds = _answer_or_null(nbest, null, null_score_diff_threshold)
-        answers[example.qas_id] = Answer(best.text, best.first_word, _nbest_json(nbest), null_odds)
+        answers[example.qas_id] = Answer(
+            best.text,
+            best.first_word,
+            _nbest_json(nbest),
+            null_odds,
+            best.first_char,
+            best.is_widened,
+        )
 
     num_blank = sum(not features_of[index] for index in range(len(all_examples)))
     if num_blank:
@@ -647,7 +798,7 @@ def _get_best_indexes(logits, n_best_size):
     return zip(order.tolist(), logits[order].tolist())
 
 
-def _choose_nbest(example, candidates, n_best_size, text_options):
+def _choose_nbest(example, candidates, n_best_size, text_options, align_with):
     """The best candidates with different texts, at most `n_best_size`."""
     nbest = []
     seen_predictions = set()
@@ -655,22 +806,52 @@ def _choose_nbest(example, candidates, n_best_size, text_options):
         if len(nbest) == n_best_size:
             break
 
-        text = ""
-        first_word = None
+        prediction = _NbestPrediction("", start_logit, end_logit)
         if feature is not None:
-            pred_text = " ".join(feature.tokens[start : end + 1])
-            pred_text = pred_text.replace(" ##", "").replace("##", "")
-            pred_text = " ".join(pred_text.split())
-            first_word = feature.token_to_orig_map[start]
-            last_word = feature.token_to_orig_map[end]
-            orig_text = " ".join(example.doc_tokens[first_word : last_word + 1])
-            text = get_final_text(pred_text, orig_text, *text_options)
-            if text in seen_predictions:
+            if align_with is not None:
+                text = _aligned_text(example, feature, start, end, align_with)
+            else:
+                text = _final_text(example, feature, start, end, *text_options)
+            prediction = prediction._replace(**text)
+            if prediction.text in seen_predictions:
                 continue
 
-        seen_predictions.add(text)
-        nbest.append(_NbestPrediction(text, start_logit, end_logit, first_word))
+        seen_predictions.add(prediction.text)
+        nbest.append(prediction)
     return nbest
+
+
+def _final_text(example, feature, start, end, do_lower_case, verbose_logging, *options):
+    """The text of tokens by `get_final_text`, as fields of _NbestPrediction."""
+    pred_text = " ".join(feature.tokens[start : end + 1])
+    pred_text = pred_text.replace(" ##", "").replace("##", "")
+    pred_text = " ".join(pred_text.split())
+    first_word = feature.token_to_orig_map[start]
+    last_word = feature.token_to_orig_map[end]
+    orig_text = " ".join(example.doc_tokens[first_word : last_word + 1])
+    text, problem = _match_text(pred_text, orig_text, do_lower_case, *options)
+    if problem and verbose_logging:
+        print(problem)
+    is_part = feature.token_in_word[start] > 0 or feature.token_in_word.get(end + 1, 0) > 0
+    return {"text": text, "first_word": first_word, "is_widened": bool(problem) and is_part}
+
+
+def _aligned_text(example, feature, start, end, tokenizer):
+    """The text of tokens by their characters, as fields of _NbestPrediction."""
+    first_word = feature.token_to_orig_map[start]
+    last_word = feature.token_to_orig_map[end]
+    words = example.doc_tokens[first_word : last_word + 1]
+    first_char, _ = tokenizer.char_spans(words[0])[feature.token_in_word[start]]
+    _, last_char = tokenizer.char_spans(words[-1])[feature.token_in_word[end]]
+
+    # Marks that were stripped belong to the letter before them.
+    for char in words[-1][last_char:]:
+        if unicodedata.category(char) != "Mn":
+            break
+        last_char += 1
+    words[-1] = words[-1][:last_char]
+    words[0] = words[0][first_char:]
+    return {"text": " ".join(words), "first_word": first_word, "first_char": first_char}
 
 
 def _nbest_json(nbest):
@@ -733,7 +914,8 @@ def find_span(context: str, answer: Answer) -> tuple[int, int] | None:
     word_starts = [word.start() for word in _WORD.finditer(context)]
     # Single spaces join the words of the answer, white space of any kind those of the context.
     pattern = f"{_SPACE}+".join(map(re.escape, answer.text.split(" ")))
-    return re.compile(pattern).search(context, word_starts[answer.first_word]).span()
+    first = word_starts[answer.first_word] + answer.first_char
+    return re.compile(pattern).search(context, first).span()
 
 
 def get_final_text(
@@ -742,23 +924,31 @@ def get_final_text(
     do_lower_case: bool,
     verbose_logging: bool = False,
     strip_accents: bool | None = None,
+    never_split: Sequence[str] = (),
 ) -> str:
     """Returns the part of `orig_text` that became `pred_text` when it was tokenized.
 
     Tokenization loses case, accents and the places of spaces: the tokens "steve smith" of the words
     "Steve Smith's" should give "Steve Smith". The two texts are aligned by their characters other
     than spaces. If that fails (e.g. because a combining accent was dropped), all of `orig_text` is
-    returned, as in Google's code, and `verbose_logging` prints the reason. `do_lower_case` and
-    `strip_accents` are those of the tokenizer.
+    returned, as in Google's code, and `verbose_logging` prints the reason. `do_lower_case`,
+    `strip_accents` and `never_split` are those of the tokenizer.
     """
+    text, problem = _match_text(pred_text, orig_text, do_lower_case, strip_accents, never_split)
+    if problem and verbose_logging:
+        print(problem)
+    return text
+
+
+def _match_text(pred_text, orig_text, do_lower_case, strip_accents, never_split):
+    """(what `get_final_text` returns, why it is all of `orig_text` or "")."""
 
     def give_up(reason):
-        if verbose_logging:
-            print(f"{reason}: {pred_text!r} in {orig_text!r}")
-        return orig_text
+        return orig_text, f"{reason}: {pred_text!r} in {orig_text!r}"
 
     # A space ends a word for the tokenizer too, so words can be tokenized, and kept, one by one.
-    words = (_basic_tokenize(word, do_lower_case, strip_accents) for word in orig_text.split(" "))
+    options = (do_lower_case, strip_accents, tuple(never_split))
+    words = (_basic_tokenize(word, *options) for word in orig_text.split(" "))
     tok_text = " ".join(filter(None, words))
 
     start_position = tok_text.find(pred_text)
@@ -777,11 +967,11 @@ def get_final_text(
 
     start = orig_positions[num_before]
     end = orig_positions[num_before + num_chars - 1]
-    return orig_text[start : end + 1]
+    return orig_text[start : end + 1], ""
 
 
 @functools.lru_cache(maxsize=2**16)
-def _basic_tokenize(word, do_lower_case, strip_accents):
+def _basic_tokenize(word, do_lower_case, strip_accents, never_split):
     """The basic tokens of a word, joined by spaces."""
-    tokenizer = tokenization.BasicTokenizer(do_lower_case, strip_accents)
+    tokenizer = tokenization.BasicTokenizer(do_lower_case, strip_accents, never_split)
     return " ".join(tokenizer.tokenize(word))

@@ -1,11 +1,12 @@
 """The official metrics of SQuAD 1.1 and 2.0: exact match and F1, in percent.
 
-    python squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]
+    python squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS] [--characters]
 
 DATASET is a SQuAD file. PREDICTIONS is a JSON object that maps question ids to answers, NULL_ODDS
 one that maps question ids to scores. Prints the figures as a JSON object. The rules are those of
 SQuAD's evaluate-v1.1.py and evaluate-v2.0.py; a dataset whose questions have the field
-`is_impossible` is scored by those of 2.0.
+`is_impossible` is scored by those of 2.0. These compare words, so in a text without spaces an
+answer is right or wrong as a whole: --characters compares as the evaluator of CMRC 2018 does.
 """
 
 import argparse
@@ -13,10 +14,18 @@ import json
 import re
 import string
 import sys
+import unicodedata
 from collections import Counter
 
 # The default of evaluate-v2.0.py: a question whose null odds exceed it counts as answered "".
 NA_PROB_THRESH = 1.0
+
+# The characters of scripts that put no spaces between words: ideographs, kana, Thai, Lao, Tibetan,
+# Burmese, Khmer.
+UNSPACED = (
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f\u3040-\u30ff\u31f0-\u31ff"
+    "\uff66-\uff9f\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
+)
 
 
 def normalize_answer(text: str) -> str:
@@ -44,8 +53,88 @@ def f1_score(prediction: str, ground_truth: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def mixed_segments(text: str) -> list[str]:
+    """The parts that `character_f1` compares: single characters of texts without spaces, and words.
+
+    As `mixed_segmentation` of CMRC 2018's evaluator, except that its single characters are the
+    ideographs alone, and that it cuts the rest with NLTK.
+    """
+    text = remove_punctuation(text)
+    return re.findall(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", text)
+
+
+def remove_punctuation(text: str) -> str:
+    """Lower-cases; then removes all punctuation, ASCII's and Unicode's."""
+    return "".join(
+        char
+        for char in text.lower().strip()
+        if char not in string.punctuation and not unicodedata.category(char).startswith("P")
+    )
+
+
+def character_exact_match(prediction: str, ground_truth: str) -> int:
+    """1 if both are the same text without punctuation, else 0."""
+    return int(remove_punctuation(prediction) == remove_punctuation(ground_truth))
+
+
+def character_f1(prediction: str, ground_truth: str) -> float:
+    """F1 of the longest run of segments that both texts have, as CMRC 2018's evaluator."""
+    predicted = mixed_segments(prediction)
+    wanted = mixed_segments(ground_truth)
+
+    longest = 0
+    lengths = [0] * (len(wanted) + 1)  # of the common runs that end at each segment of `wanted`
+    for segment in predicted:
+        lengths = [0] + [
+            length + 1 if segment == other else 0 for length, other in zip(lengths, wanted)
+        ]
+        longest = max(longest, *lengths)
+    if not longest:
+        return 0
+    precision = longest / len(predicted)
+    recall = longest / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def question_id(qa: dict) -> str:
+    """The id of a question as text; some datasets have whole numbers."""
+    return str(qa["id"])
+
+
+def without_placeholders(dataset: dict) -> tuple[dict, int]:
+    """The dataset without questions that have placeholders for answers, and how many these are.
+
+    A placeholder is not in the context, e.g. "FAKE_ANSWER" in a file for a blind test; a question
+    with one answer that is in the context stays, and so does one without any answer.
+    """
+    num_left_out = 0
+    articles = []
+    for article in dataset["data"]:
+        paragraphs = []
+        for paragraph in article["paragraphs"]:
+            kept = [qa for qa in paragraph["qas"] if not _is_placeholder(qa, paragraph)]
+            num_left_out += len(paragraph["qas"]) - len(kept)
+            paragraphs.append({**paragraph, "qas": kept})
+        articles.append({**article, "paragraphs": paragraphs})
+    return {**dataset, "data": articles}, num_left_out
+
+
+def _is_placeholder(qa, paragraph):
+    """Whether a question has answers, and none of them is in the context."""
+    texts = [answer["text"] for answer in qa.get("answers") or []]
+    context = paragraph.get("context", "".join(texts))
+    if not texts or qa.get("is_impossible") or any(text and text in context for text in texts):
+        return False
+    # An annotator's spelling may differ in what the metric ignores.
+    context = normalize_answer(context)
+    return not any(text and text in context for text in map(normalize_answer, texts))
+
+
 def evaluate(
-    dataset: dict, predictions: dict[str, str], null_odds: dict[str, float] | None = None
+    dataset: dict,
+    predictions: dict[str, str],
+    null_odds: dict[str, float] | None = None,
+    characters: bool = False,
 ) -> dict[str, float]:
     """Scores `predictions` (question id to text) on a parsed SQuAD file.
 
@@ -53,7 +142,7 @@ def evaluate(
     `total`, the same for the answerable and the unanswerable questions as `HasAns_…` and `NoAns_…`,
     and with `null_odds` (question id to score) also `best_exact`, `best_f1` and their `…_thresh`.
     Scores are percentages. A question without a prediction scores 0; the number of these is printed
-    to stderr.
+    to stderr. With `characters` texts are compared by `character_exact_match` and `character_f1`.
 
     Raises ValueError if the dataset, the predictions or the null odds are not what is expected.
     """
@@ -66,6 +155,9 @@ def evaluate(
             file=sys.stderr,
         )
 
+    exact_score, f1_of = exact_match_score, f1_score
+    if characters:
+        exact_score, f1_of = character_exact_match, character_f1
     version_2 = any("is_impossible" in qa for qa in questions.values())
     exact = dict.fromkeys(questions, 0)
     f1 = dict.fromkeys(questions, 0)
@@ -79,8 +171,8 @@ def evaluate(
 
         if qas_id in predictions:
             prediction = predictions[qas_id]
-            exact[qas_id] = max(exact_match_score(prediction, truth) for truth in truths)
-            f1[qas_id] = max(f1_score(prediction, truth) for truth in truths)
+            exact[qas_id] = max(exact_score(prediction, truth) for truth in truths)
+            f1[qas_id] = max(f1_of(prediction, truth) for truth in truths)
             if version_2:
                 # As evaluate-v2.0.py: F1 is 1 if neither text has any words: both say "no answer".
                 f1[qas_id] = max(f1[qas_id], exact[qas_id])
@@ -165,7 +257,7 @@ def _questions(dataset):
     """Question id to question, in the file's order. Raises ValueError if it is not SQuAD."""
     try:
         paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
-        questions = {qa["id"]: qa for paragraph in paragraphs for qa in paragraph["qas"]}
+        questions = {question_id(qa): qa for paragraph in paragraphs for qa in paragraph["qas"]}
         # Joining fails with a TypeError if any answer is not a text.
         "".join(answer["text"] for qa in questions.values() for answer in qa["answers"])
     except (KeyError, TypeError) as error:
@@ -179,6 +271,24 @@ def _check_mapping(name, values, kinds, kind_name):
     """Raises ValueError unless `values` is a dict whose values are all of `kinds`."""
     if not isinstance(values, dict) or not all(isinstance(v, kinds) for v in values.values()):
         raise ValueError(f"the {name} must be a JSON object that maps each id to a {kind_name}")
+
+
+def _scorable(dataset):
+    """The dataset without placeholders, whose number is printed to stderr.
+
+    Raises ValueError if nothing else is left.
+    """
+    num_questions = len(_questions(dataset))
+    dataset, num_left_out = without_placeholders(dataset)
+    if num_left_out == num_questions:
+        raise ValueError("no question has an answer that is in its context: nothing to score")
+    if num_left_out:
+        print(
+            f"{num_left_out} of {num_questions} questions have no answer that is in their context "
+            f"and are left out",
+            file=sys.stderr,
+        )
+    return dataset
 
 
 def _load_json(path):
@@ -199,7 +309,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> None:
     """Executes the command line `argv`, or else the process's; a mistake gives exit status 2."""
     parser = Parser(
-        usage="%(prog)s DATASET PREDICTIONS [--na-prob-file NULL_ODDS]",
+        usage="%(prog)s DATASET PREDICTIONS [--na-prob-file NULL_ODDS] [--characters]",
         description="Compute SQuAD's exact match and F1, for versions 1.1 and 2.0.",
         allow_abbrev=False,
     )
@@ -214,13 +324,20 @@ def main(argv: list[str] | None = None) -> None:
         help="JSON object that maps question ids to the null odds of SQuAD 2.0, for the best "
         "threshold",
     )
+    parser.add_argument(
+        "--characters",
+        action="store_true",
+        help="compare by characters where a script has no spaces between words, as CMRC 2018's "
+        "evaluator does",
+    )
     args = parser.parse_args(argv)
 
     paths = [args.dataset, args.predictions]
     if args.na_prob_file:
         paths.append(args.na_prob_file)
     try:
-        figures = evaluate(*(_load_json(path) for path in paths))
+        dataset, predictions, *null_odds = (_load_json(path) for path in paths)
+        figures = evaluate(_scorable(dataset), predictions, *null_odds, characters=args.characters)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:

@@ -24,6 +24,17 @@ _CJK_CHAR = re.compile(
 _DROPPED_WHITESPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")
 _ASCII_TOKEN = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
 
+# The form of markers such as "[SEP]", "[unused7]" and "<e1>", which are no words of a language.
+_BRACKETED = re.compile(r"\[[^\s\[\]]+\]|<[^\s<>]+>")
+
+# Shares of a vocabulary's entries, above (or below) which `check_casing` takes it for one of a
+# cased, an uncased or an accent-keeping model. All of Google's stay far from them: in the uncased
+# English one no entry has capitals or accents, in the cased one a third has capitals.
+MOST_CAPITALS_OF_UNCASED = 0.05
+MOST_CAPITALS_BY_CHANCE = 0.01
+MOST_ACCENTS_OF_STRIPPED = 0.01
+LEAST_CASED_ENTRIES = 1000  # fewer do not show that a model is uncased
+
 # How to recognize files that are passed as a vocabulary by mistake: (offset, bytes, kind).
 FILE_SIGNATURES = (
     (0, b"PK\x03\x04", "a zip archive or a PyTorch or NumPy file"),
@@ -32,6 +43,8 @@ FILE_SIGNATURES = (
     (0, b"BZh", "a bzip2 archive"),
     (0, b"\xfd7zXZ", "an xz archive"),
 )
+
+MAX_MARKERS_SHOWN = 5
 
 # The limits of a `FullTokenizer`'s caches: the number of entries, and the length of a key.
 MAX_WORDS_REMEMBERED = 2**17
@@ -79,6 +92,11 @@ def load_vocab(vocab_file):
         raise ValueError(f"{vocab_file} is empty; pass the model's vocab.txt, one token per line")
     if os.path.basename(vocab_file) == "tokenizer.json":
         return _vocab_in_json(vocab_file, text)
+    if "\r" in text and "\n" not in text:
+        raise ValueError(
+            f"{vocab_file}: its lines end with a carriage return alone, as on a classic Mac: "
+            f"convert them to line feeds"
+        )
     # Not `splitlines`: U+2028, U+0085 and others can be part of a token.
     lines = text.removesuffix("\n").split("\n")
     return {token.strip(): index for index, token in enumerate(lines)}
@@ -105,6 +123,51 @@ def _refuse_binary(vocab_file, head):
         raise ValueError(f"{vocab_file} is UTF-16 text; save it as UTF-8 and pass that")
     if b"\0" in head:
         raise ValueError(f"{vocab_file} is a binary file, not text; pass the model's vocab.txt")
+
+
+def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
+    """Raises ValueError if text that is treated so could not meet a fair share of the vocabulary.
+
+    Lower-cased text never meets an entry with capitals, stripped text none with accents. Shares
+    decide, because a few such entries are in every vocabulary, and bracketed ones do not count. A
+    script without case says nothing about casing.
+    """
+    words = [word.removeprefix("##") for word in vocab if not _BRACKETED.fullmatch(word)]
+    cased = [word for word in words if word.lower() != word.upper()]
+    capitals = sum(word != word.lower() for word in cased)
+    found = f"{capitals} of {len(cased)} entries with case"
+    if do_lower_case and capitals > MOST_CAPITALS_OF_UNCASED * len(cased):
+        raise ValueError(
+            f"{vocab_file} belongs to a cased model ({found} have capitals): use --no_do_lower_case"
+        )
+    # Where most entries have no case, e.g. in a Chinese vocabulary, either casing can be meant.
+    decisive = len(cased) > max(LEAST_CASED_ENTRIES, len(words) / 2)
+    if not do_lower_case and decisive and capitals < MOST_CAPITALS_BY_CHANCE * len(cased):
+        raise ValueError(
+            f"{vocab_file} belongs to an uncased model ({found} have capitals): use --do_lower_case"
+        )
+
+    # Single letters that have case do not count: an alphabet has those of foreign names too.
+    longer = [word.lower() for word in words if len(word) > 1 or word.lower() == word.upper()]
+    accents = sum(not word.isascii() and _without_accents(word) != word for word in longer)
+    if strip_accents and accents > MOST_ACCENTS_OF_STRIPPED * len(longer):
+        raise ValueError(
+            f"{vocab_file} belongs to a model that keeps accents ({accents} of {len(longer)} "
+            f"entries have accents, vowel signs or the like, and would never be found): use "
+            f"--no_strip_accents, or --no_do_lower_case if the model is cased too"
+        )
+
+
+def marker_warning(markers):
+    """The line that names entries of the vocabulary that were split in texts, a few of them."""
+    names = sorted(markers)
+    shown = ", ".join(names[:MAX_MARKERS_SHOWN])
+    if len(names) > MAX_MARKERS_SHOWN:
+        shown += f" and {len(names) - MAX_MARKERS_SHOWN} more"
+    return (
+        f"warning: the text holds {shown}: the vocabulary has this entry, but it is split at its "
+        f"punctuation, as Google does; --never_split keeps entries whole (a list, or all)"
+    )
 
 
 def convert_by_vocab(vocab, items):
@@ -140,12 +203,19 @@ class FullTokenizer:
       vocab_file: path of a vocabulary; see `load_vocab`.
       do_lower_case: lower-case the text; off for a cased model.
       strip_accents: drop accents; None means the value of `do_lower_case`, as in Google's code.
+      never_split: markers of the vocabulary, e.g. ["[E1]", "[/E1]"], that stay whole wherever they
+        stand in a text; or one str with commas between them; or "all": every bracketed entry.
+        Without it, markers are split at their punctuation, as in Google's code.
 
-    `vocab` maps tokens to ids, `inv_vocab` ids to tokens; do not modify them.
-    Raises what `load_vocab` does, and ValueError if [UNK], [CLS] or [SEP] is missing.
+    `vocab` maps tokens to ids, `inv_vocab` ids to tokens; do not modify them. `never_split` is the
+    tuple of markers. `split_markers` is the set of the vocabulary's bracketed entries that were met
+    in texts and split.
+
+    Raises what `load_vocab` does, and ValueError if [UNK], [CLS] or [SEP] is missing, or if a
+    marker is not an entry of the vocabulary.
     """
 
-    def __init__(self, vocab_file, do_lower_case=True, strip_accents=None):
+    def __init__(self, vocab_file, do_lower_case=True, strip_accents=None, never_split=()):
         self.vocab = load_vocab(vocab_file)
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in self.vocab]
         if missing:
@@ -155,10 +225,42 @@ class FullTokenizer:
             )
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
         self.do_lower_case = do_lower_case
-        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents)
+        self.never_split = self._markers_of(never_split, vocab_file)
+        self.split_markers = set()
+        self._has_warned = False
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, self.never_split)
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
         self._ids_of_word = _Memory(self._encode_word)
         self._words_of_char = _Memory(self.basic_tokenizer._clean_and_space)
+        self._form_of_char = _Memory(self._char_form)
+
+    def _markers_of(self, never_split, vocab_file):
+        """The argument `never_split` as a tuple. Raises ValueError."""
+        if never_split == "all":
+            return tuple(token for token in self.vocab if _BRACKETED.fullmatch(token))
+        if isinstance(never_split, str):
+            never_split = filter(None, map(str.strip, never_split.split(",")))
+        markers = tuple(never_split or ())
+        unknown = [marker for marker in markers if marker not in self.vocab]
+        if unknown:
+            raise ValueError(
+                f"--never_split: {vocab_file} has no entry {unknown[0]}; put it in place of an "
+                f"unused one, such as [unused1]"
+            )
+        return markers
+
+    def take_num_long_words(self):
+        """How many words were too long and became [UNK] since the last call."""
+        number = self.wordpiece_tokenizer.num_long_words
+        self.wordpiece_tokenizer.num_long_words = 0
+        return number
+
+    def take_marker_warning(self):
+        """The warning about `split_markers`, once; "" if there are none or it was given before."""
+        if self._has_warned or not self.split_markers:
+            return ""
+        self._has_warned = True
+        return marker_warning(self.split_markers)
 
     def tokenize(self, text):
         """Returns the WordPieces of `text` (str, or bytes in UTF-8) as a list of str."""
@@ -169,7 +271,55 @@ class FullTokenizer:
         text = convert_to_unicode(text)
         if not text.isprintable():  # fast; printable text has no control characters
             text = _DROPPED_WHITESPACE.sub("", text)
-        return list(self._encode_words(text.split()))
+        if "[" in text or "<" in text:  # rare in most texts
+            self.split_markers.update(filter(self._is_split, _BRACKETED.findall(text)))
+        if not self.never_split:
+            return list(self._encode_words(text.split()))
+
+        ids = []
+        for part, is_marker in self.basic_tokenizer.parts(text):
+            ids += [self.vocab[part]] if is_marker else self._encode_words(part.split())
+        return ids
+
+    def char_spans(self, word):
+        """Returns (first character, last one + 1) of each WordPiece of a word without white space.
+
+        Characters that cleaning drops, such as accents, belong to no WordPiece.
+        """
+        spans = []
+        start = 0
+        for part, is_marker in self.basic_tokenizer.parts(word):
+            if is_marker:
+                spans.append((start, start + len(part)))
+            else:
+                spans += self._spans_of_part(part, start)
+            start += len(part)
+        return spans
+
+    def _char_form(self, char):
+        """What becomes of a character in the tokens; "" if it is dropped."""
+        return "".join(self.basic_tokenizer.tokenize(char))
+
+    def _spans_of_part(self, part, start):
+        """As `char_spans`, of a part without markers that begins at `start`."""
+        # For each character of the part's tokens the one that it comes from: lower-casing and NFD
+        # can make several of one, cleaning can drop it.
+        origins = [
+            position for position, char in enumerate(part, start) for _ in self._form_of_char[char]
+        ]
+        spans = []
+        done = 0
+        for token in self.basic_tokenizer.tokenize(part):
+            sizes = [len(token)]
+            # A word over the limit is one [UNK]; it was counted when the text was encoded.
+            if len(token) <= self.wordpiece_tokenizer.max_input_chars_per_word:
+                first, *others = self.wordpiece_tokenizer._pieces(token)
+                if first != self.wordpiece_tokenizer.unk_token:
+                    sizes = [len(first), *(len(piece) - 2 for piece in others)]  # without "##"
+            for size in sizes:
+                spans.append((origins[done], origins[done + size - 1] + 1))
+                done += size
+        return spans
 
     def convert_tokens_to_ids(self, tokens):
         """Returns the ids of `tokens` as a list of int. Raises KeyError."""
@@ -178,6 +328,9 @@ class FullTokenizer:
     def convert_ids_to_tokens(self, ids):
         """Returns the tokens of `ids` as a list of str. Raises KeyError."""
         return convert_ids_to_tokens(self.inv_vocab, ids)
+
+    def _is_split(self, marker):
+        return marker in self.vocab and marker not in self.never_split
 
     def _encode_words(self, words):
         return itertools.chain.from_iterable(map(self._ids_of_word.__getitem__, words))
@@ -204,21 +357,38 @@ class BasicTokenizer:
       strip_accents: decompose each token (NFD) and drop its combining marks (category Mn), which
         also splits hangul into its letters; None means the value of `do_lower_case`, as in Google's
         code.
+      never_split: a sequence of str that stay whole tokens, as they are, wherever they stand.
     """
 
-    def __init__(self, do_lower_case=True, strip_accents=None):
+    def __init__(self, do_lower_case=True, strip_accents=None, never_split=()):
         self.do_lower_case = do_lower_case
         self.strip_accents = do_lower_case if strip_accents is None else strip_accents
+        # Of two markers that begin alike the longer one is tried first.
+        markers = sorted(never_split, key=len, reverse=True)
+        self._marker = re.compile(f"({'|'.join(map(re.escape, markers))})") if markers else None
 
     def tokenize(self, text):
         """Returns the tokens of `text` (str, or bytes in UTF-8) as a list of str."""
-        text = self._clean_and_space(convert_to_unicode(text))
         split_tokens = []
-        for token in whitespace_tokenize(text):
+        for part, is_marker in self.parts(convert_to_unicode(text)):
+            split_tokens += [part] if is_marker else self._tokenize_part(part)
+        return split_tokens
+
+    def parts(self, text):
+        """Returns `text` cut at its markers: a list of (part, whether it is a marker)."""
+        if self._marker is None:
+            return [(text, False)]
+        # With a group in the pattern, every second part is what it matched.
+        return [(part, index % 2 == 1) for index, part in enumerate(self._marker.split(text))]
+
+    def _tokenize_part(self, text):
+        """The tokens of a text without markers."""
+        split_tokens = []
+        for token in whitespace_tokenize(self._clean_and_space(text)):
             if self.do_lower_case:
                 token = token.lower()
             if self.strip_accents:
-                token = self._run_strip_accents(token)
+                token = _without_accents(token)
             split_tokens.extend(self._run_split_on_punc(token))
         return split_tokens
 
@@ -233,10 +403,6 @@ class BasicTokenizer:
     def _tokenize_chinese_chars(self, text):
         """Puts spaces around every CJK character."""
         return _CJK_CHAR.sub(r" \g<0> ", text)
-
-    def _run_strip_accents(self, text):
-        decomposed = unicodedata.normalize("NFD", text)
-        return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
 
     def _run_split_on_punc(self, text):
         """Makes each punctuation character a token, and the text between two of them another."""
@@ -256,6 +422,7 @@ class WordpieceTokenizer:
         self.vocab = vocab
         self.unk_token = unk_token
         self.max_input_chars_per_word = max_input_chars_per_word
+        self.num_long_words = 0  # how often a token was too long
         self._longest = max(map(len, vocab), default=0)
 
     def tokenize(self, text):
@@ -266,6 +433,7 @@ class WordpieceTokenizer:
     def _pieces(self, token):
         """Returns the pieces of one token as a list of str."""
         if len(token) > self.max_input_chars_per_word:
+            self.num_long_words += 1
             return [self.unk_token]
         pieces, start = [], 0
         while start < len(token):
@@ -298,6 +466,11 @@ class _Memory(dict):
                 self.clear()
             self[argument] = result
         return result
+
+
+def _without_accents(text):
+    decomposed = unicodedata.normalize("NFD", text)
+    return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
 
 
 def _is_whitespace(char):

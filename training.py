@@ -25,11 +25,13 @@ from tqdm import tqdm
 
 import flags
 import precision
+import tokenization
 from checkpoint import (
     check_output_dir,
     find_start,
     inspect_folder,
     order_of_labels,
+    read_metadata,
     recorded_precision,
     refuse_contradictions,
     resume_key,
@@ -42,6 +44,7 @@ from data import length_sorted_batches, num_train_steps, step_examples
 from files import FolderLock
 from optimization import create_optimizer
 from progress import Log, summary_writer
+from tokenization import FullTokenizer
 from weights import fingerprint, load_weights
 
 # --- device and ranks ----------------------------------------------------------------------------
@@ -294,6 +297,29 @@ def resolve_init_checkpoint(args, **metadata) -> str | None:
     return start.asked if start.weights else start.source
 
 
+def make_tokenizer(args, weights) -> FullTokenizer:
+    """The tokenizer of --vocab_file and of the flags about text.
+
+    Without --never_split it keeps the markers whole that were whole when the weights were trained,
+    and `args` says so afterwards. Raises ValueError if the casing does not suit the vocabulary, or
+    if evaluation alone is given another --never_split.
+    """
+    trained_with = read_metadata(weights).get("never_split")
+    if args.never_split is None:
+        args.never_split = trained_with
+    elif not getattr(args, "do_train", False) and trained_with not in (None, args.never_split):
+        raise ValueError(
+            f"{weights} was trained with never_split {trained_with}, but this run has "
+            f"{args.never_split}"
+        )
+    strip_accents = args.do_lower_case and args.strip_accents
+    tokenizer = FullTokenizer(
+        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or ()
+    )
+    tokenization.check_casing(args.vocab_file, tokenizer.vocab, args.do_lower_case, strip_accents)
+    return tokenizer
+
+
 def load_initial_weights(
     model, path, runtime, head_may_be_new, labels=None, pooler_is_read=True
 ) -> None:
@@ -339,17 +365,27 @@ def order_outputs(model, folder, labels, runtime) -> None:
     runtime.print(f"the outputs {folder.labels} of {folder.path} are reordered as {list(labels)}")
 
 
-def print_features(runtime, name, features, max_seq_length, vocab) -> None:
-    """Prints how much there is to compute; warns if the vocabulary seems to be the wrong one."""
-    ids = np.concatenate([feature.input_ids for feature in features])
-    padded = len(features) * max_seq_length
-    unknown = np.count_nonzero(ids == vocab["[UNK]"]) / len(ids)
-    runtime.print(
-        f"{name}: {len(features):,} inputs, {len(ids):,} tokens ({1 - len(ids) / padded:.0%} of "
-        f"{max_seq_length} positions each would be padding), {unknown:.2%} [UNK]"
+def print_features(runtime, name, tally, max_seq_length, tokenizer) -> None:
+    """Prints what became of the rows of a file, and how much there is to compute.
+
+    `tally` is a files.Tally. Warns if the vocabulary seems to be the wrong one, and once if markers
+    in the texts were split.
+    """
+    padding = 1 - tally.tokens / (tally.inputs * max_seq_length)
+    unknown = tally.unknown / tally.tokens
+    text = (
+        f"{name}: {tally.inputs:,} inputs, {tally.tokens:,} tokens ({padding:.0%} of "
+        f"{max_seq_length} positions each would be padding), {unknown:.2%} [UNK]; {tally}"
     )
+    long_words = tokenizer.take_num_long_words()
+    if long_words:
+        limit = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
+        text += f", words over {limit} characters that became one [UNK]: {long_words:,}"
+    runtime.print(text)
     if unknown > 0.05:
         runtime.print(f"warning: {unknown:.0%} of the tokens are [UNK]: is this the vocabulary?")
+    if warning := tokenizer.take_marker_warning():
+        runtime.print(warning)
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -174,7 +174,8 @@ def test_documents(vocab_file, tmp_path):
     documents = read_documents(read_stripped_lines(files), FullTokenizer(vocab_file), counts)
     assert documents == [[["w1", "w2"]], [["w3"], ["w4"], ["w5", "w6"]], [["[UNK]"]]]
     assert counts == {
-        "documents": 3, "sentences": 5, "tokens": 7, "unknown": 1, "undecodable": 1,
+        "documents": 3, "sentences": 5, "tokens": 7, "unknown": 1, "undecodable": 1, "lines": 11,
+        "blank": 4, "without tokens": 2, "long words": 0,
     }  # fmt: skip
 
 
@@ -422,3 +423,75 @@ def test_other_tfrecords(tmp_path):
             writer.write(wrong)
         with pytest.raises(ValueError, match=f"x: record 1: .*{missing} is missing"):
             list(TFRecordFile(tmp_path / "x"))
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def test_lines_are_accounted_for(vocab_file, tmp_path):
+    (tmp_path / "text").write_text(f"w1 w2\n\x02\n\n{'w3 ' * 20}\nw4 {'x' * 201}\n")
+    result = run(vocab_file=vocab_file, input_file=tmp_path / "text", max_seq_length=16,
+                 output_file=tmp_path / "out")  # fmt: skip
+    assert (
+        "lines read 5, used 3, skipped 2 (1 blank, 1 without tokens), longer than an instance and "
+        "cut 1 (the longest has 20 WordPieces), words over 200 characters that became one [UNK]: 1"
+    ) in result.stdout
+
+
+def test_a_rare_label_is_told(vocab_file, tmp_path):
+    """Documents of one line have no next sentence."""
+    (tmp_path / "text").write_text("".join(f"w{n}\n\n" for n in range(9)))
+    given = {"vocab_file": vocab_file, "input_file": tmp_path / "text"}
+    result = run(output_file=tmp_path / "a", **given)
+    assert "warning: 100% of the instances have a random next sentence" in result.stdout
+    result = run("--stream", shard_mb=0.001, output_file=tmp_path / "b.x", **given)
+    assert "warning: 100% of the instances have a random next sentence" in result.stdout
+    (tmp_path / "text").write_text(text(20))
+    assert "random next sentence" not in run(output_file=tmp_path / "c", **given).stdout
+
+
+def test_whole_words_that_are_single_pieces(vocab_file, bert_dir, tmp_path):
+    (tmp_path / "text").write_text("w1 w2\n\nw3 unaffable\n")
+    told = "warning: --do_whole_word_mask changes nothing: every word of the text is a single"
+    given = {"input_file": tmp_path / "text", "output_file": tmp_path / "out"}
+    assert told in run("--do_whole_word_mask", vocab_file=vocab_file, **given).stdout
+    assert told not in run(vocab_file=vocab_file, **given).stdout
+    flags = {**given, "vocab_file": bert_dir / "vocab.txt"}
+    assert told not in run("--do_whole_word_mask", **flags).stdout
+
+
+def test_markers_in_the_text(tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[E1]", "a", "b", "[", "]"]))
+    (tmp_path / "text").write_text("a [E1]\n\nb b\n")
+    given = {"vocab_file": vocab, "input_file": tmp_path / "text", "output_file": tmp_path / "out"}
+    result = run(**given)
+    assert "warning: the text holds [E1]: the vocabulary has this entry, but it is" in result.stdout
+    result = run(never_split="all", **given)
+    assert "the text holds" not in result.stdout and "(0.00% [UNK])" in result.stdout
+
+
+def test_the_vocabulary_and_the_output_are_checked_first(vocab_file, tmp_path):
+    (tmp_path / "text").write_text("w1\n\nw2\n")
+    (tmp_path / "cased").write_text(
+        "\n".join(["[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"Word{n}" for n in range(90)), "w1"])
+    )
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    (tmp_path / "mac").write_bytes(b"w1\rw2\r")
+    (tmp_path / "x-00003.y").write_text("mine")
+    given = {"vocab_file": vocab_file, "input_file": tmp_path / "text"}
+    given["output_file"] = tmp_path / "out"
+    for changes, told in (
+        ({"vocab_file": tmp_path / "cased"}, "belongs to a cased model (90 of 91 entries"),
+        ({"output_file": tmp_path / "link"}, "is one of the input files"),
+        ({"output_file": tmp_path / "cased", "vocab_file": tmp_path / "cased"}, "cased model"),
+        ({"output_file": f"{tmp_path}/a,{tmp_path}/./a"}, "names a file twice"),
+        ({"output_file": f"{tmp_path}/text/a"}, "is a file"),
+        ({"input_file": tmp_path / "mac"}, "as on a classic Mac"),
+    ):
+        result = run(**{**given, **changes})
+        assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr
+        assert not (tmp_path / "out").exists() and not (tmp_path / "a").exists()
+    result = run("--stream", **{**given, "output_file": tmp_path / "x.y"})
+    assert "x-00003.y already exists" in result.stderr
+    assert (tmp_path / "text").read_text() == "w1\n\nw2\n"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,12 +75,9 @@ def test_mistakes_are_told_before_any_work(tmp_path):
         extract_features.parse_args([*needed, "--layers=last"])
     with pytest.raises(ValueError, match="use one of jsonl, npz"):
         extract_features.parse_args([*needed, "--output_format=csv"])
-    (tmp_path / "empty.txt").write_bytes(b"")
-    with pytest.raises(ValueError, match="is empty"):
-        extract_features.read_examples(tmp_path / "empty.txt")
     (tmp_path / "latin1.txt").write_bytes("fine\ncaf\xe9\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin1.txt:2 is not UTF-8"):
-        extract_features.read_examples(tmp_path / "latin1.txt")
+        list(extract_features.read_examples(tmp_path / "latin1.txt"))
     assert not (tmp_path / "out").exists()
 
 
@@ -107,8 +105,86 @@ def test_accents_and_unknown_words(tmp_path, capsys):
 def test_lines_and_pairs(tmp_path):
     source = tmp_path / "input.txt"
     source.write_bytes("\ufeffa b ||| c\r\n d \r\n".encode())
-    examples = extract_features.read_examples(source)
+    examples = list(extract_features.read_examples(source))
     assert [(e.unique_id, e.text_a, e.text_b) for e in examples] == [
         (0, "a b", "c"),
         (1, "d", None),
     ]
+
+
+@pytest.fixture
+def given(tiny_model, tmp_path):
+    """The flags of a run on the tiny model; the texts are missing."""
+    return [f"--input_file={tmp_path / 'in.txt'}", f"--output_file={tmp_path / 'out.jsonl'}",
+            *model_flags(tiny_model), "--max_seq_length=32", "--layers=-1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "npz"])
+def test_blocks_keep_the_order(output_format, given, tmp_path, monkeypatch):
+    """However the texts are divided, the outputs are in the order of the file."""
+    lengths = [1, 20, 3, 0, 9, 28, 2, 7, 0, 5, 30, 1, 4]
+    (tmp_path / "in.txt").write_text("".join("the " * n + "\n" for n in lengths))
+    argv = [*given, f"--output_format={output_format}", "--batch_size=2"]
+    contents = []
+    for values in (1, 500, 2**23):
+        monkeypatch.setattr(extract_features, "VALUES_PER_BLOCK", values)
+        extract_features.main(argv)
+        if output_format == "npz":
+            with np.load(tmp_path / "out.jsonl") as arrays:
+                states = [arrays[f"text{n}_layer-1"] for n in range(len(lengths))]
+                assert len(arrays.files) == 2 * len(lengths)
+        else:
+            lines = read_jsonl((tmp_path / "out.jsonl").read_text().splitlines())
+            assert [line["linex_index"] for line in lines] == list(range(len(lengths)))
+            states = [[t["layers"][0]["values"] for t in line["features"]] for line in lines]
+        assert [len(rows) for rows in states] == [n + 2 for n in lengths]
+        contents.append(np.concatenate([np.ravel(rows) for rows in states]))
+    assert np.abs(contents[0] - contents[2]).max() <= 2e-6
+    assert np.abs(contents[1] - contents[2]).max() <= 2e-6
+
+
+def test_texts_are_accounted_for(given, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(f"the\n\n{'the ' * 40}\n{'x' * 201}")
+    extract_features.main(given)
+    said = capsys.readouterr().out
+    assert (
+        "; texts read 4, used 4, skipped 0, cut 1 (the longest has 42 WordPieces), words over 200 "
+        "characters that became one [UNK]: 1\n"
+    ) in said
+
+
+def test_the_output_is_checked_before_any_work(given, tiny_model, tmp_path, monkeypatch):
+    source = tmp_path / "in.txt"
+    source.write_text("the\n")
+    (tmp_path / "link").symlink_to(source)
+    for path in (source, tmp_path / "link", f"{tmp_path}/./in.txt", tiny_model / "vocab.txt"):
+        with pytest.raises(ValueError, match="is one of the input files: pass another one"):
+            extract_features.parse_args([*given, f"--output_file={path}"])
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="is not writable"):
+        extract_features.parse_args(given)
+
+
+def test_casing_beside_the_weights(given, tiny_model, tmp_path):
+    (tmp_path / "in.txt").write_text("the\n")
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_model, folder)
+    (folder / "run.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(ValueError, match="was trained with do_lower_case False, but this run has"):
+        extract_features.main([*given, f"--init_checkpoint={folder}"])
+    (folder / "run.json").write_text('{"do_lower_case": true, "never_split": "[MASK]"}')
+    (tmp_path / "in.txt").write_text("the [MASK]\n")
+    extract_features.main([*given, f"--init_checkpoint={folder}"])
+    (line,) = read_jsonl((tmp_path / "out.jsonl").read_text().splitlines())
+    assert [token["token"] for token in line["features"]] == ["[CLS]", "the", "[MASK]", "[SEP]"]
+    with pytest.raises(
+        ValueError, match=r"was trained with never_split \[MASK\], but this run has"
+    ):
+        extract_features.main([*given, f"--init_checkpoint={folder}", "--never_split=all"])
+
+
+def test_classic_mac_line_ends(given, tmp_path):
+    (tmp_path / "in.txt").write_bytes(b"a\rb\r")
+    with pytest.raises(ValueError, match="in.txt: its lines end with a carriage return alone"):
+        extract_features.main(given)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -62,3 +62,12 @@ def test_input_files(tmp_path, monkeypatch):
     assert find_input_files("[x].txt") == ["[x].txt"]  # a name that exists is not a pattern
     with pytest.raises(FileNotFoundError, match=r"--input_file \*\.tsv: no such file"):
         find_input_files("other,*.tsv")
+
+
+def test_classic_mac_line_ends_are_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"a\rb\rc")
+    with pytest.raises(ValueError, match="lines end with a carriage return alone, as on a classic"):
+        read_lines(path)
+    path.write_bytes(b"a\rb\n")  # part of a line
+    assert read_lines(path) == ["a\rb"]

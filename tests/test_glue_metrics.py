@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from glue_metrics import accuracy, f1, matthews, pearson, spearman
+from glue_metrics import accuracy, f1, macro_f1, matthews, pearson, spearman
 
 METRICS = [accuracy, f1, matthews, pearson, spearman]
 
@@ -108,3 +108,10 @@ def test_equals_scipy(seed, round_to):
     y = (x + random.randn(137)).round(round_to)
     assert pearson(x, y) == pytest.approx(reference.pearsonr(x, y)[0], abs=1e-12)
     assert spearman(x, y) == pytest.approx(reference.spearmanr(x, y)[0], abs=1e-12)
+
+
+def test_macro_f1():
+    """As scikit-learn's average="macro": the mean over the classes that occur on either side."""
+    assert macro_f1([0, 1, 2, 2], [0, 2, 2, 2]) == pytest.approx((1 + 0 + 4 / 5) / 3)
+    assert macro_f1([0, 0], [0, 0]) == 1.0
+    assert macro_f1([], []) == 0.0

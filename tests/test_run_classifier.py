@@ -28,7 +28,7 @@ import run_classifier
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
 from modeling import BertConfig, BertForSequenceClassification
 from precision import FORCE
-from run_classifier import PROCESSORS, MrpcProcessor, convert_examples_to_features
+from run_classifier import PROCESSORS, MrpcProcessor, TsvProcessor, convert_examples_to_features
 from tokenization import FullTokenizer
 
 
@@ -499,7 +499,7 @@ def test_mistakes(given, told, own, tmp_path, call):
         argv += [] if change.startswith("!") else [change]
     train = next(flag.partition("=")[2] for flag in own if "data_dir" in flag) + "/train.tsv"
     with open(train, encoding="utf-8") as file:
-        line = next(n for n, row in enumerate(file, start=1) if row.endswith("same\n") and n > 1)
+        line = next(n for n, row in enumerate(file, start=1) if row.endswith("same\n"))
     outcome = call(run_classifier, *argv, f"--output_dir={tmp_path / 'out'}")
     told = told.format(train=train, line=line)
     assert (outcome.status, outcome.err) == (2, f"run_classifier.py: error: {told}\n")
@@ -525,6 +525,104 @@ def test_own_processor_in_ten_lines(own, trained, tmp_path):
     assert_same_weights(trained, tmp_path / "out")
     assert results(tmp_path / "out")["eval_accuracy"] == results(trained)["eval_accuracy"]
     assert "weights" in outcome.out
+
+
+def test_a_line_of_output_for_each_row_of_the_test_file(own, tmp_path, call):
+    """Blank rows too, the last one among them."""
+    folder, out = tmp_path / "data", tmp_path / "out"
+    folder.mkdir()
+    write(folder / "train.tsv", *["a|b|same", "b|a|different"] * 4)
+    (folder / "test.tsv").write_text("one\ttwo\n\n \nthree\tfour\n\n")
+    outcome = call(run_classifier, *own, f"--data_dir={folder}", "--do_train", "--do_predict",
+                   f"--output_dir={out}").ok()  # fmt: skip
+    assert len((out / "test_results.tsv").read_text().splitlines()) == 5
+    assert "blank rows read as empty: 3" in outcome.out
+    assert (
+        "; rows read 5, used 5, skipped 0, cut 0, blank or too short and read as empty texts 3\n"
+        in (outcome.out)
+    )
+
+
+def test_figures_name_their_class(own, tmp_path, call):
+    write(tmp_path / "train.tsv", *["a|b|same", "b|a|different"] * 4)
+    write(tmp_path / "dev.tsv", "a|b|same", "b|a|different")
+    given = [*own, f"--data_dir={tmp_path}", "--do_train", "--do_eval"]
+    outcome = call(run_classifier, *given, f"--output_dir={tmp_path / 'out'}").ok()
+    assert "eval_f1 is F1 of same\n" in outcome.out
+    assert "eval_f1 (F1 of same)" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    outcome = call(run_classifier, *given, '--labels=["different","same","a, b"]',
+                   f"--output_dir={tmp_path / 'three'}").ok()  # fmt: skip
+    assert "eval_macro_f1 is the mean of every label's F1\n" in outcome.out
+    assert "eval_macro_f1" in results(tmp_path / "three")
+    run_json = json.loads((tmp_path / "three" / "run.json").read_text("utf-8"))
+    assert run_json["labels"] == ["different", "same", "a, b"]
+
+
+def test_markers_are_whole_in_evaluation_too(own, tmp_path, call):
+    write(tmp_path / "train.tsv", *["a [MASK]b|b|same", "b|a|different"] * 4)
+    write(tmp_path / "dev.tsv", "a [MASK]b|b|same", "b|a|different")
+    given = [*own, f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}"]
+    warning = "warning: the text holds [MASK]: the vocabulary has this entry, but it is split"
+    plain = call(run_classifier, *given[:-1], "--do_train", "--do_eval",
+                 f"--output_dir={tmp_path / 'plain'}").ok()  # fmt: skip
+    assert plain.out.count(warning) == 1
+    trained = call(run_classifier, *given, "--do_train", "--never_split=[MASK]").ok()
+    assert warning not in trained.out
+    run_json = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert run_json["never_split"] == "[MASK]"
+    evaluated = call(run_classifier, *given, "--do_eval").ok()
+    assert warning not in evaluated.out
+    other = call(run_classifier, *given, "--do_eval", "--never_split=all")
+    assert other.status == 2 and "was trained with never_split [MASK], but this run" in other.err
+
+
+PROCESSOR = """
+from run_classifier import DataProcessor
+
+class MyProcessor(DataProcessor):
+    labels = ("different", "same")
+    text_columns, label_column = (0, 1), 2
+    headers = ()
+"""
+
+
+def test_a_processor_from_a_file(own, trained, tmp_path):
+    """From another folder, with a data.py beside it: the same bits as the task without code."""
+    (tmp_path / "data.py").write_text("raise SystemExit('the wrong data.py')")
+    (tmp_path / "my_task.py").write_text(PROCESSOR)
+    given = [
+        flag for flag in own if not flag.startswith(("--labels", "--text_", "--label_", "--task"))
+    ]
+    outcome = run("run_classifier.py", *given, f"--processor={tmp_path}/my_task.py:MyProcessor",
+                  "--do_train", "--do_eval", "--output_dir", tmp_path / "out").ok()  # fmt: skip
+    assert "train: 13 inputs" in outcome.out
+    assert_same_weights(trained, tmp_path / "out")
+
+    (tmp_path / "my_task.py").write_text(PROCESSOR + "    rows = nothing\n")
+    outcome = run("run_classifier.py", *given, f"--processor={tmp_path}/my_task.py:MyProcessor",
+                  "--do_eval", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"run_classifier.py: error: {tmp_path}/my_task.py:8: NameError: name 'nothing' is not "
+        f"defined\n"
+    )
+
+
+def test_processors_by_any_case(own, tmp_path, call, monkeypatch):
+    class Mine(TsvProcessor):
+        def __init__(self):
+            super().__init__(("different", "same"), (0, 1), 2)
+
+    monkeypatch.setitem(PROCESSORS, "MyTask", Mine)
+    given = [
+        flag for flag in own if not flag.startswith(("--labels", "--text_", "--label_", "--task"))
+    ]
+    for name in ("MyTask", "mytask", "MYTASK"):
+        assert run_classifier.parse_args([*given, "--do_eval", f"--task_name={name}",
+                                          f"--output_dir={tmp_path}"])  # fmt: skip
+    with pytest.raises(ValueError, match="'yourtask'; use one of cola, .*, MyTask$"):
+        run_classifier.parse_args([*given, "--do_eval", "--task_name=YourTask",
+                                   f"--output_dir={tmp_path}"])  # fmt: skip
 
 
 # --- several seeds -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from model_helpers import with_head
 import run_squad
 import squad_data
 import squad_metrics
+import training
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
 from squad_data import Answer
 from tokenization import FullTokenizer
@@ -298,15 +299,15 @@ def test_interactive_is_for_one_process(trained, task, monkeypatch, call):
 def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, monkeypatch):
     seen = {}
 
-    def tokenizer(vocab_file, do_lower_case, strip_accents):
+    def tokenizer(vocab_file, do_lower_case, strip_accents, never_split):
         seen["tokenizer"] = strip_accents
-        return FullTokenizer(vocab_file, do_lower_case, strip_accents)
+        return FullTokenizer(vocab_file, do_lower_case, strip_accents, never_split)
 
     def write_predictions(*args, **options):
         seen["answers"] = options["strip_accents"]
         return squad_data.write_predictions(*args, **options)
 
-    monkeypatch.setattr(run_squad, "FullTokenizer", tokenizer)
+    monkeypatch.setattr(training, "FullTokenizer", tokenizer)
     monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
     (trained / "run.json").rename(tmp_path / "run.json")  # says how they were in training
     try:
@@ -401,3 +402,54 @@ def test_google_main_gives_the_same_predictions(
     ).ok()  # fmt: skip
     got = (tmp_path / "out" / "predictions.json").read_text("utf-8")
     assert got == golden["predictions_text"]
+
+
+# --- answers that are none, and texts without spaces ----------------------------------------------
+
+
+def test_placeholder_answers(trained, task, squad, tmp_path, call):
+    """As in files for blind tests: they are left out, and with nothing left there is no figure."""
+    dataset = json.loads((squad / "dev-v1.1.json").read_text("utf-8"))
+    qas = dataset["data"][0]["paragraphs"][0]["qas"]
+    fake = [{"text": "FAKE_ANSWER", "answer_start": -1}]
+    qas[0]["answers"] = fake
+    path = tmp_path / "predict.json"
+    given = [*task, f"--init_checkpoint={trained}", "--do_predict", f"--predict_file={path}"]
+    path.write_text(json.dumps(dataset))
+    outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'some'}").ok()
+    assert (
+        f"questions without an answer that is in their context: 1 of {len(qas)}; EM and F1 leave"
+    ) in outcome.out
+    assert results(tmp_path / "some")["total"] == str(len(qas) - 1)
+    assert len(json.loads((tmp_path / "some" / "predictions.json").read_text())) == len(qas)
+
+    for qa in qas:
+        qa["answers"] = fake
+    path.write_text(json.dumps(dataset))
+    outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'none'}").ok()
+    assert "the predict file has no answers: no EM and F1 (questions without" in outcome.out
+    assert not (tmp_path / "none" / "eval_results.txt").exists()
+
+
+def test_ids_that_are_numbers_and_texts_without_spaces(task, tmp_path, call):
+    context = "the.of.the.and.the"
+    qas = [
+        {"id": 262, "question": "of?", "answers": [{"text": "the", "answer_start": 7}]},
+        {"id": 263, "question": "?", "answers": [{"text": "of.the.and.the", "answer_start": 4}]},
+    ]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}))
+    given = [*task, "--do_train", "--do_predict", f"--train_file={path}", f"--predict_file={path}",
+             "--train_batch_size=2", "--max_answer_length=5"]  # fmt: skip
+    said = call(run_squad, *given, f"--output_dir={tmp_path / 'plain'}").ok().out
+    assert "answers learned at other tokens than those at their answer_start 1 (--align" in said
+    assert (
+        said.count("answers longer than the 5 WordPieces of --max_answer_length 1 (the longest")
+        == 2
+    )
+    said = (
+        call(run_squad, *given, "--align_answers", f"--output_dir={tmp_path / 'aligned'}").ok().out
+    )
+    assert "answers learned at other" not in said and "are whole words" not in said
+    answers = json.loads((tmp_path / "aligned" / "predictions.json").read_text())
+    assert set(answers) == {"262", "263"} and results(tmp_path / "aligned")["total"] == "2"

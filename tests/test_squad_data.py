@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 import squad_data
 import tokenization
+from files import Tally
 from squad_data import (
     RawResult,
     SquadExample,
+    best_answers,
     convert_examples_to_features,
+    find_answer,
     get_final_text,
     read_squad_examples,
     write_predictions,
@@ -657,7 +660,8 @@ QA = "data[0].paragraphs[0].qas[0]"
         (changed("context", None), 'data[0].paragraphs[0]: "context" is missing'),
         (changed("context", 5), 'data[0].paragraphs[0]: "context" is not a string'),
         (changed("qas", None), '"qas" is missing'),
-        (changed("id", 5), f'{QA}: "id" is not a string'),
+        (changed("id", 5.5), f'{QA}: "id" is not a string'),
+        (changed("id", True), f'{QA}: "id" is not a string'),
         (changed("question", ["x"]), f"{QA} (id 'q0'): \"question\" is not a string"),
         (changed("answers", None), f"{QA} (id 'q0'): \"answers\" is missing"),
         (changed("answers", []), "(id 'q0'): a question for training must have exactly 1 "),
@@ -763,3 +767,92 @@ def test_wrong_files_raise_only_value_errors(
     features = convert_examples_to_features(examples, small_tokenizer, 9, 1, 2, is_training)
     for feature in features:
         assert (feature.start_position is not None) == is_training
+
+
+# --- ids that are numbers; texts without spaces ---------------------------------------------------
+
+
+def test_whole_numbers_as_ids(tmp_path):
+    dataset = squad("a b", {**answer("b", 2), "id": 262}, {**answer("a", 0), "id": "263"})
+    examples = read_squad_examples(save(tmp_path, dataset), True)
+    assert [example.qas_id for example in examples] == ["262", "263"]
+    dataset = squad("a b", {**answer("b", 2), "id": 262}, {**answer("a", 0), "id": "262"})
+    with pytest.raises(ValueError, match="the same id as "):
+        read_squad_examples(save(tmp_path, dataset), True)
+
+
+def learned(example, feature):
+    tokens = feature.tokens[feature.start_position : feature.end_position + 1]
+    return " ".join(tokens)
+
+
+@pytest.mark.parametrize(("context", "text", "start"), [
+    ("a.b.a", "a", 4), ("a.\u200bb.a", "a", 5), ("(a.b.a)", "a", 5),
+])  # fmt: skip
+def test_the_answer_at_its_place_is_learned(context, text, start, small_tokenizer, tmp_path):
+    path = save(tmp_path, squad(context, answer(text, start)))
+    found = {}
+    for align in (False, True):
+        tally = Tally("questions")
+        examples = read_squad_examples(path, True, tally=tally, align_answers=align)
+        sizes = 24, 8, 5
+        (feature,) = convert_examples_to_features(
+            examples, small_tokenizer, *sizes, True, align, tally
+        )
+        found[align] = feature.start_position - feature.tokens.index("[SEP]") - 1
+        assert ("answers learned at other tokens" in str(tally)) == (not align)
+    visible = context[:start].replace("\u200b", "").replace(" ", "")
+    assert found[True] == len(visible) > found[False]
+
+
+def test_a_character_that_the_tokenizer_drops_does_no_harm(small_tokenizer, tmp_path):
+    """The context has a zero-width space in the answer, which the answer's text lacks."""
+    context = "a.b\u200b.c.d"
+    path = save(tmp_path, squad(context, answer("b.c", 2)))
+    lines = []
+    assert read_squad_examples(path, True, log=lines.append) == []
+    examples = read_squad_examples(path, True, align_answers=True)
+    (feature,) = convert_examples_to_features(examples, small_tokenizer, 24, 8, 5, True, True)
+    assert learned(examples[0], feature) == "b . c"
+
+
+@pytest.mark.parametrize(
+    ("context", "tokens", "aligned", "google"),
+    [
+        ("a\u200b.b.c", ("b",), "b", "a\u200b.b.c"),  # Google's gives the whole word
+        ("a.b.a", (4,), "a", "a"),
+        ("e\u0301.b e\u0301d", ("b",), "b", "e\u0301.b"),
+        ("e\u0301.b c", (0,), "e\u0301", "e\u0301.b"),
+        ("a b.c", ("b",), "b", "b"),
+    ],
+)
+def test_text_by_characters(context, tokens, aligned, google, small_tokenizer, tmp_path):
+    path = save(tmp_path, squad(context, {"answers": []}))
+    examples = read_squad_examples(path, False)
+    features = convert_examples_to_features(examples, small_tokenizer, 24, 8, 5, False)
+    (feature,) = features
+    first = feature.tokens.index("[SEP]") + 1
+    (token,) = tokens
+    position = feature.tokens.index(token, first) if isinstance(token, str) else first + token
+    logits = np.zeros(len(feature.tokens))
+    logits[position] = 9
+    results = [RawResult(feature.unique_id, logits, logits)]
+    for align_with, wanted in ((None, google), (small_tokenizer, aligned)):
+        options = {"do_lower_case": True, "align_with": align_with}
+        found = best_answers(examples, features, results, 1, 3, **options)["q0"]
+        assert found.text == wanted
+        assert found.is_widened == (wanted == google != aligned)
+        begin = find_answer(context, found)
+        assert context[begin:].startswith(found.text)
+        if align_with:
+            assert begin == context.index(aligned, 4 if token == 4 else 0)
+
+
+def test_queries_that_were_cut_are_counted(small_tokenizer, tmp_path):
+    dataset = squad("a b", {**answer("b", 2), "question": "who was a a a?"}, answer("a", 0))
+    tally = Tally("questions")
+    examples = read_squad_examples(save(tmp_path, dataset), True, tally=tally)
+    convert_examples_to_features(examples, small_tokenizer, 24, 8, 4, True, tally=tally)
+    assert str(tally) == (
+        "questions read 2, used 2, skipped 0, cut 1 (the longest has 6 WordPieces)"
+    )

@@ -16,7 +16,9 @@ SCRIPT = Path(squad_metrics.__file__)
 def squad(*questions):
     """A dataset of one paragraph; each question is a dict, with an id if it has none: q0, q1, …."""
     qas = [{"id": f"q{index}", "question": "?", **qa} for index, qa in enumerate(questions)]
-    return {"data": [{"paragraphs": [{"context": "text", "qas": qas}]}]}
+    found = [answer.get("text") for qa in qas for answer in qa.get("answers") or []]
+    context = " ".join(text for text in found if isinstance(text, str))
+    return {"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}
 
 
 def answers(*texts):
@@ -209,3 +211,52 @@ def test_command_mistakes(tmp_path, content):
         assert done.stderr.startswith("squad_metrics.py: error: ")
         assert done.stderr.count("\n") == 1
         assert all(str(path) in done.stderr for path in named)
+
+
+def test_whole_numbers_as_ids():
+    dataset = squad({**answers("a cat"), "id": 262}, {**answers("b"), "id": "q"})
+    assert evaluate(dataset, {"262": "a cat", "q": "b"})["exact_match"] == 100.0
+
+
+# (prediction, answer, exact match, F1), the last by CMRC 2018's rules: the longest common run.
+CHARACTERS = [
+    (
+        "\u6771\u4eac\u90fd\u6e2f",
+        "\u6771\u4eac\u90fd\u6e2f\u533a",
+        0,
+        2 * (4 / 4) * (4 / 5) / (9 / 5),
+    ),
+    ("\u6771\u4eac\u3002", "\u300a\u6771\u4eac\u300b", 1, 1.0),
+    ("\u6771\u5317", "\u5317\u6771", 0, 0.5),  # a run, not a bag
+    ("NBA \u6bd4\u8d5b", "nba\u6bd4\u8d5b", 0, 1.0),  # words stay whole; a space is no segment
+    ("\u3068\u3046\u304d\u3087", "\u3068\u3046\u304d\u3087\u3046", 0, 8 / 9),  # kana
+    ("\u0e01\u0e02", "\u0e01\u0e02\u0e03\u0e04", 0, 2 / 3),  # Thai
+    ("", "\u6771", 0, 0),
+]
+
+
+@pytest.mark.parametrize(("prediction", "answer", "exact", "f1"), CHARACTERS)
+def test_by_characters(prediction, answer, exact, f1):
+    dataset = squad(answers(answer))
+    figures = evaluate(dataset, {"q0": prediction}, characters=True)
+    assert figures["exact_match"] == 100 * exact
+    assert figures["f1"] == pytest.approx(100 * f1)
+
+
+def test_characters_and_unanswered_questions_as_a_command(tmp_path):
+    dataset, predictions = tmp_path / "d.json", tmp_path / "p.json"
+    fake = {"answers": [{"text": "FAKE_ANSWER", "answer_start": -1}]}
+    data = squad(answers("\u6771\u4eac\u90fd"), fake)
+    data["data"][0]["paragraphs"][0]["context"] = "\u6771\u4eac\u90fd"
+    dataset.write_text(json.dumps(data))
+    predictions.write_text(json.dumps({"q0": "\u6771\u4eac", "q1": "x"}))
+    done = run(dataset, predictions, "--characters")
+    assert json.loads(done.stdout) == pytest.approx({"exact_match": 0, "f1": 80, "total": 1})
+    assert "1 of 2 questions have no answer that is in their context and are left" in done.stderr
+    assert json.loads(run(dataset, predictions).stdout)["f1"] == 0  # by words, as SQuAD's own
+
+    del data["data"][0]["paragraphs"][0]["qas"][0]
+    dataset.write_text(json.dumps(data))
+    done = run(dataset, predictions)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "no question has an answer that is in its context: nothing to score" in done.stderr

@@ -3,10 +3,13 @@
 import ast
 import codecs
 import copy
+import functools
 import json
 import pickle
 import sys
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -470,3 +473,122 @@ def test_needs_only_the_standard_library():
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {alias.name for node in imports for alias in node.names}
     assert names <= sys.stdlib_module_names
+
+
+# --- casing and accents, judged from the vocabulary ----------------------------------------------
+
+
+def numbered(*words):
+    return {word: index for index, word in enumerate(words)}
+
+
+UNCASED = [f"word{number}" for number in range(1200)]
+CAPITALS = [f"Word{number}" for number in range(300)]
+ACCENTS = ["f\u00fcr", *(f"gr\u00f6\u00dfe{number}" for number in range(63))]
+KANA = [chr(code) for code in range(0x3041, 0x3097)]
+HINDI = [f"{chr(0x915 + n % 30)}\u0947{chr(0x915 + n // 30)}" for n in range(900)]
+
+
+@pytest.mark.parametrize(
+    ("words", "lower", "strip", "told"),
+    [
+        (UNCASED, True, True, None),
+        ([*UNCASED, *CAPITALS], False, False, None),
+        ([*UNCASED, *CAPITALS], True, True, "cased model (300 of 1500 entries with case have"),
+        (UNCASED, False, False, "uncased model (0 of 1200 entries with case have"),
+        (UNCASED[:500], False, False, None),  # too few to tell
+        # A handful of capitals, and brackets, hide nothing.
+        ([*UNCASED, "<S>", "<T>", "[CLS]", "Q"], False, False, "uncased model (1 of 1201 entries"),
+        ([*UNCASED, *(f"[unused{n}]" for n in range(900)), "[CLS]"], True, True, None),
+        # A script without case says nothing, and a vocabulary that is mostly of one not much.
+        (HINDI, False, False, None),
+        ([*(chr(0x4E00 + n) for n in range(2000)), *UNCASED], False, False, None),
+        # A Japanese one with the capitals of an alphabet is cased.
+        ([*KANA, *"abcABC"], True, True, "cased model (3 of 6 entries"),
+        # What stripping changes can never be found.
+        (HINDI, True, True, "vowel signs or the like, and would never be found)"),
+        ([*UNCASED, *ACCENTS], True, True, "keeps accents (64 of 1264 entries"),
+        ([*UNCASED, *ACCENTS], True, False, None),
+        ([*UNCASED, "caf\u00e9", "na\u00efve"], True, True, None),  # a few
+        (KANA, True, True, "--no_strip_accents, or --no_do_lower_case"),
+        (["\ud55c\uad6d", "\uc11c\uc6b8"], True, True, "keeps accents (2 of 2"),  # hangul
+        ([*UNCASED[:50], *"\u00e9\u00e8\u00eb", "##\u00e9", "##\u00e8"], True, True, None),
+    ],
+)  # fmt: skip
+def test_casing_of_vocabularies(words, lower, strip, told):
+    if told is None:
+        tokenization.check_casing("v", numbered(*words), lower, strip)
+        return
+    with pytest.raises(ValueError) as error:
+        tokenization.check_casing("v", numbered(*words), lower, strip)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+# --- markers and words that are lost --------------------------------------------------------------
+
+MARKED = "".join(f"{t}\n" for t in [*GOOGLE_VOCAB, "[E1]", "[/E1]", "<e>", "[", "]", "e", "##1"])
+
+
+def test_markers_stay_whole(write_vocab):
+    path = write_vocab(MARKED)
+    text = "want[E1]runn[/E1] <e> [e1]"
+    split = tokenization.FullTokenizer(path)
+    assert "[E1]" not in split.tokenize(text)
+    assert split.split_markers == {"[E1]", "[/E1]", "<e>"}
+    assert "holds <e>, [/E1], [E1]: " in split.take_marker_warning()
+    assert split.take_marker_warning() == ""  # once
+    for markers in ("[E1],[/E1]", ["[E1]", "[/E1]"]):
+        some = tokenization.FullTokenizer(path, never_split=markers)
+        assert some.tokenize(text)[:4] == ["want", "[E1]", "runn", "[/E1]"]
+        assert "<e>" not in some.tokenize(text)
+        # Both steps alone do the same.
+        tokens = some.basic_tokenizer.tokenize(text)
+        pieces = [p for token in tokens for p in some.wordpiece_tokenizer.tokenize(token)]
+        assert pieces == some.tokenize(text)
+        assert "holds <e>: " in some.take_marker_warning()
+    whole = tokenization.FullTokenizer(path, never_split="all")
+    assert whole.tokenize(text)[:5] == ["want", "[E1]", "runn", "[/E1]", "<e>"]
+    assert whole.take_marker_warning() == ""
+    with pytest.raises(ValueError, match=r"--never_split: .* has no entry \[E2\]"):
+        tokenization.FullTokenizer(path, never_split="[E1],[E2]")
+
+
+def test_words_that_are_too_long_are_counted(write_vocab):
+    tokenizer = tokenization.FullTokenizer(write_vocab(MARKED))
+    tokenizer.encode(" ".join(["want", "x" * 201, "x" * 200, "\u0e01" * 300]))
+    tokenizer.encode("x" * 201)
+    assert tokenizer.take_num_long_words() == 3
+    assert tokenizer.take_num_long_words() == 0
+
+
+def test_classic_mac_vocabulary(write_vocab):
+    with pytest.raises(ValueError, match="end with a carriage return alone, as on a classic Mac"):
+        tokenization.FullTokenizer(write_vocab("[UNK]\r[CLS]\r[SEP]\r"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.characters(codec="utf-8"), max_size=12), st.booleans(), st.booleans())
+def test_char_spans(text, lower, strip):
+    """There is one for each WordPiece, in order, and each lies in the word."""
+    tokenizer = _tokenizer_of_letters(lower, strip)
+    for word in text.split():
+        spans = tokenizer.char_spans(word)
+        assert len(spans) == len(tokenizer.encode(word))
+        assert all(0 <= start < end <= len(word) for start, end in spans)
+        assert spans == sorted(spans)
+
+
+@functools.cache
+def _tokenizer_of_letters(lower, strip):
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{x}" for x in letters), "ab", "##cd"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.txt"
+        path.write_text("\n".join(words), "utf-8")
+        return tokenization.FullTokenizer(path, lower, strip)
+
+
+def test_char_spans_by_hand(write_vocab):
+    tokenizer = tokenization.FullTokenizer(write_vocab("[UNK]\n[CLS]\n[SEP]\nab\n##c\n.\n"))
+    assert tokenizer.char_spans("ABc.") == [(0, 2), (2, 3), (3, 4)]
+    assert tokenizer.char_spans("a\u0301b\u200bc\u4eac?") == [(0, 3), (4, 5), (5, 6), (6, 7)]

@@ -171,7 +171,7 @@ def test_casing_beside_the_weights(given, tiny_model, tmp_path):
     shutil.copytree(tiny_model, folder)
     (folder / "run.json").write_text('{"do_lower_case": false}')
     with pytest.raises(ValueError, match="was trained with do_lower_case False, but this run has"):
-        extract_features.main([*given, f"--init_checkpoint={folder}"])
+        extract_features.main([*given, f"--init_checkpoint={folder}", "--do_lower_case"])
     (folder / "run.json").write_text('{"do_lower_case": true, "never_split": "[MASK]"}')
     (tmp_path / "in.txt").write_text("the [MASK]\n")
     extract_features.main([*given, f"--init_checkpoint={folder}"])

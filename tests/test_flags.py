@@ -203,7 +203,7 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
     words = " ".join(text.split())
     for heading, flag in flags.flags_of(script):
         assert f"\n{heading}:\n" in text
-        assert re.search(rf"\n  --{flag.name} ", text), flag.name
+        assert re.search(rf"\n  {flag.spelling} ", text), flag.name
         assert flag.help_of(script) in words
         if flag.default_of(script) == flags.REQUIRED:
             assert f"{flag.help_of(script)} (required)" in words

@@ -21,12 +21,8 @@ HEADS = (BertForPreTraining, BertForSequenceClassification)
 EXACT = 256 * ROUNDING
 
 
-@pytest.fixture(autouse=True)
-def warnings_are_errors():
-    """So that the plain norm is never used unnoticed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+# So that the plain norm is never used unnoticed.
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def model_and_optimizer(head=BertForPreTraining, **changes):

@@ -82,7 +82,7 @@ TOKENIZER_VALUES = {
 class Folder:
     """What a folder holds, or the folder of a file of weights; `inspect_folder` makes it.
 
-    path           the folder, which may not exist
+    path           the folder; of a path that does not exist the path itself
     asked          the path that was inspected
     source         what a loader takes: the file that was asked for, else the folder's weights,
                    else its newest checkpoint; None without any
@@ -190,9 +190,11 @@ def inspect_folder(path: str | os.PathLike) -> Folder:
     where the folder cannot be read.
     """
     path = os.fspath(path)
+    is_prefix = re.search(r"\.(index|meta|data-\d+-of-\d+)$", path)
+    is_prefix = is_prefix or os.path.exists(f"{path}.index")
+    if not (os.path.exists(path) or is_prefix):
+        return Folder(path, path)
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        return Folder(folder, path)
 
     def existing(*names):
         paths = [os.path.join(folder, name) for name in names]
@@ -205,9 +207,8 @@ def inspect_folder(path: str | os.PathLike) -> Folder:
     found = checkpoints(folder)
     source = next(iter([*weights.values(), *found.values()]), None)
     if not os.path.isdir(path):
-        is_prefix = re.search(r"\.(index|meta|data-\d+-of-\d+)$", path)
-        tensorflow = path if is_prefix or os.path.exists(f"{path}.index") else None
-        source = path if tensorflow or os.path.exists(path) else None
+        tensorflow = path if is_prefix else None
+        source = path
 
     own = existing(TOKENIZER_CONFIG)
     special = existing("special_tokens_map.json")
@@ -273,7 +274,7 @@ def find_start(args) -> Folder | None:
         return start
     if trains and out.checkpoints:
         return replace(out, source=None)
-    raise FileNotFoundError(_not_found(init, start.path))
+    raise FileNotFoundError(_not_found(init))
 
 
 def _is_inside(path, folder):
@@ -282,8 +283,9 @@ def _is_inside(path, folder):
     return os.path.commonpath([path, folder]) == folder
 
 
-def _not_found(init, folder):
+def _not_found(init):
     """The message for an --init_checkpoint that does not exist, with what to do instead."""
+    folder = os.path.dirname(init) or "."
     name = init.removeprefix("google-bert/")
     if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
         name = f"google-bert/{name}"
@@ -324,8 +326,8 @@ def take_from_folder(args) -> None:
             setattr(args, name, value)
     if start.added_tokens:
         flags.note(
-            f"{start.path} adds {len(start.added_tokens)} tokens to its vocabulary "
-            f"({', '.join(start.added_tokens[:5])}): they are split here, as other text is"
+            f"{start.path} adds to its vocabulary {', '.join(start.added_tokens[:5])}"
+            f"{', …' if len(start.added_tokens) > 5 else ''}: they are split here, as other text is"
         )
 
 
@@ -777,9 +779,7 @@ def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
 
     if not state and args.init_checkpoint and find_start(args).source is None:
         # A random start is not what was asked for. Weights that are not there are named so.
-        raise FileNotFoundError(
-            _not_found(args.init_checkpoint, os.path.dirname(args.init_checkpoint) or ".")
-        )
+        raise FileNotFoundError(_not_found(args.init_checkpoint))
     runtime.require_equal("--output_dir", {"step": state["step"] if state else 0})
     if state:
         note = ""

@@ -5,6 +5,10 @@ import os
 from dataclasses import asdict, dataclass, field, fields
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "tanh", "linear")  # The functions are in modeling.py.
+# Names of transformers for the same functions.
+SAME_ACTIVATIONS = {
+    "gelu_python": "gelu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
+}  # fmt: skip
 
 # --- the keys of a configuration -----------------------------------------------------------------
 # Every key of transformers' configuration of BERT is a field of BertConfig below, or is listed in
@@ -128,6 +132,9 @@ class BertConfig:
             values = {**values, "vocab_size": values.get("vocab_size_or_config_json_file")}
         if values["vocab_size"] is None:
             raise ValueError("vocab_size is missing")
+        activation = values.get("hidden_act")
+        if isinstance(activation, str) and activation in SAME_ACTIVATIONS:
+            values = {**values, "hidden_act": SAME_ACTIVATIONS[activation]}
         names = {item.name for item in fields(cls)} - {"extra"}
         known = {key: value for key, value in values.items() if key in names}
         extra = {

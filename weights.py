@@ -316,11 +316,12 @@ def find_weight_files(path):
     if os.path.isdir(path):
         found = weights_in(path)
         if not found:
-            others = ", ".join(sorted(os.listdir(path))[:9])
-            raise FileNotFoundError(
-                f"{path} holds neither {' nor '.join(WEIGHT_FILES)}"
-                + (f"; it contains: {others}" if others else "")
-            )
+            others = sorted(os.listdir(path))
+            hint = f"; it contains: {', '.join(others[:9])}" if others else ""
+            unread = [name for name in others if name.endswith((".h5", ".msgpack", ".onnx"))]
+            if unread:
+                hint = f"; {unread[0]} is of another library and not read"
+            raise FileNotFoundError(f"{path} holds neither {' nor '.join(WEIGHT_FILES)}{hint}")
         path = next(iter(found.values()))
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist")
@@ -348,7 +349,11 @@ def _read_file(path):
     if not os.path.isdir(path) and (problem := wrong_file(path)):
         raise ValueError(f"{path} is {problem}")
     with damage_named(path, "damaged or not a file of PyTorch weights"):
-        if path.endswith(".safetensors"):
+        with open(path, "rb") as file:
+            head = file.read(9)
+        # By content: files are renamed. A .safetensors file begins with a length in 8 bytes.
+        is_archive = head.startswith(b"PK\3\4")
+        if head[7:] == b"\0{" or (path.endswith(".safetensors") and not is_archive):
             weights = _read_safetensors(path)
         else:
             weights = read_archive(path, mmap=True)

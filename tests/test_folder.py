@@ -118,6 +118,8 @@ def test_every_format_is_weights(tiny_model, tmp_path):
         folder = checkpoint.inspect_folder(path)
         assert folder.is_tensorflow and list(folder.weights) == ["TensorFlow"]
         assert folder.config_file == str(google / "bert_config.json") and folder.foreign
+    beside = checkpoint.inspect_folder(google / "not_there")  # not what lies beside it
+    assert beside.source is beside.config_file is None and not beside.weights
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nowhere", tmp_path / "empty" / "x.bin"):
         folder = checkpoint.inspect_folder(path)

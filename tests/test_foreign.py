@@ -25,12 +25,13 @@ from modeling import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
+    get_activation,
     load_weights,
 )
 from tf_checkpoint import write_checkpoint
 from tokenization import load_vocab
 from training import Runtime, load_initial_weights
-from weights import read_state_dict
+from weights import read_state_dict, write_safetensors
 
 RUNTIME = Runtime(torch.device("cpu"))
 
@@ -146,6 +147,14 @@ def test_the_oldest_configurations():
                                              "num_attention_heads": 3})  # fmt: skip
     assert transformers_own.vocab_size == 30522 and transformers_own.type_vocab_size == 2
     assert BertConfig.from_dict({"vocab_size": 9}).type_vocab_size == 16  # Google's
+
+
+@pytest.mark.parametrize("name", configuration.SAME_ACTIVATIONS)
+def test_other_names_of_the_same_activation(name):
+    activations = pytest.importorskip("transformers.activations").ACT2FN
+    x = torch.linspace(-8, 8, 999)
+    config = BertConfig.from_dict({**TINY, "vocab_size": 9, "hidden_act": name})
+    assert roundings(get_activation(config.hidden_act)(x), activations[name](x)) < 16
 
 
 def test_weights_without_deviation():
@@ -500,6 +509,18 @@ def test_no_length_of_a_header_looks_like_another_file(tmp_path, length):
     if size > len(head):
         (tmp_path / "model.safetensors").write_bytes(content)
         assert read_state_dict(tmp_path)["a"].item() == 3
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "model.onnx"])
+def test_folders_of_other_libraries(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\0")
+    with pytest.raises(FileNotFoundError, match=f"; {name} is of another library and not read"):
+        read_state_dict(tmp_path)
+
+
+def test_a_renamed_file_is_read_by_its_content(tmp_path, config):
+    write_safetensors(tmp_path / "w.bin", {"a": np.float32([3, 4])})
+    assert read_state_dict(tmp_path / "w.bin")["a"].tolist() == [3, 4]
 
 
 def test_a_part_that_is_missing_is_called_missing(tmp_path, config):

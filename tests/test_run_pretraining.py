@@ -337,13 +337,16 @@ def test_output_dir_is_self_contained(tiny_model, corpus, tmp_path, call):
 
 
 def test_without_a_vocabulary_nothing_is_said_of_casing(tiny_model, corpus, tmp_path, call):
-    flags = [f for f in command(tiny_model, corpus / "0.instances") if "vocab_file" not in f]
-    call(run_pretraining, *flags, f"--output_dir={tmp_path}").ok()
-    assert not (tmp_path / "vocab.txt").exists()
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "vocab.txt").unlink()  # else it would be taken from there
+    flags = [f for f in command(model, corpus / "0.instances") if "vocab_file" not in f]
+    out = tmp_path / "out"
+    call(run_pretraining, *flags, f"--output_dir={out}").ok()
+    assert not (out / "vocab.txt").exists()
     args = SimpleNamespace(
-        do_train=True, init_checkpoint=str(tmp_path), output_dir="", do_lower_case=False
+        do_train=True, init_checkpoint=str(out), output_dir="", do_lower_case=False
     )
-    assert training.resolve_init_checkpoint(args) == str(tmp_path)
+    assert training.resolve_init_checkpoint(args) == str(out)
 
 
 def test_heads_that_were_never_trained_are_not_evaluated(tiny_model, corpus, tmp_path, call):

@@ -309,7 +309,9 @@ def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, mo
 
     monkeypatch.setattr(training, "FullTokenizer", tokenizer)
     monkeypatch.setattr(run_squad, "write_predictions", write_predictions)
-    (trained / "run.json").rename(tmp_path / "run.json")  # says how they were in training
+    says_how_it_was_trained = ("run.json", "tokenizer_config.json")
+    for name in says_how_it_was_trained:
+        (trained / name).rename(tmp_path / name)
     try:
         for flags, wanted in (
             ([], True), (["--no_strip_accents"], False), (["--no_do_lower_case"], False)
@@ -321,7 +323,8 @@ def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, mo
             ])  # fmt: skip
             assert seen == {"tokenizer": wanted, "answers": wanted}
     finally:
-        (tmp_path / "run.json").rename(trained / "run.json")
+        for name in says_how_it_was_trained:
+            (tmp_path / name).rename(trained / name)
 
 
 @pytest.mark.parametrize("given", (["--help"], ["--do_train", "--nonsense"], ["--do_train"]))

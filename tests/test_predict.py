@@ -642,7 +642,7 @@ def test_memory_does_not_grow_with_the_file(folders, tmp_path):
     )
     peaks = []
     for lines in (4000, 40000):
-        (tmp_path / "in.txt").write_text("".join(f"The mill {n} was old.\n" for n in range(lines)))
+        (tmp_path / "in.txt").write_text("".join(f"The mill {n % 97} was old.\n" for n in range(lines)))
         outcome = run("-c", code, folders["score"], f"--input={tmp_path / 'in.txt'}",
                       f"--output={tmp_path / 'out.jsonl'}", timeout=600).ok()  # fmt: skip
         peaks.append(int(outcome.err.split()[-1]))

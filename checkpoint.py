@@ -1,6 +1,7 @@
 """The files of a run: weights, results, and checkpoints from which a killed run resumes.
 
 Every file is written under a temporary name, synced and renamed, so that it is complete or absent.
+`inspect_folder` is the one answer to what a folder holds.
 """
 
 import contextlib
@@ -11,13 +12,435 @@ import re
 import shutil
 import sys
 import zlib
+from dataclasses import dataclass, field, replace
 
+import crc32c
 import numpy as np
 import torch
 
-from files import CONFIG, RUN, SAFETENSORS, VOCAB, WEIGHTS, atomic_write
+import flags
+from configuration import BertConfig
+from files import (
+    CHECKPOINTS,
+    CONFIG,
+    RUN,
+    SAFETENSORS,
+    SEEDS_RESULTS,
+    TOKENIZER_CONFIG,
+    TRANSFORMERS_CONFIG,
+    VOCAB,
+    WEIGHT_FILES,
+    WEIGHTS,
+    WRITTEN,
+    FolderLock,
+    atomic_write,
+)
 from flags import MAY_DIFFER
-from weights import damage_named, read_archive, write_bin, write_safetensors
+from tf_checkpoint import find_prefix
+from tokenization import load_vocab
+from weights import (
+    damage_named,
+    find_weight_files,
+    read_archive,
+    weights_in,
+    write_bin,
+    write_safetensors,
+)
+
+# --- what a folder holds -------------------------------------------------------------------------
+
+TENSORFLOW = "TensorFlow"  # the key of a TensorFlow checkpoint in Folder.weights
+TOKENIZER = "tokenizer.json"  # of transformers, which since version 5 writes no vocab.txt
+
+# Model classes, whose names are the same here and in transformers -> Folder.task.
+TASKS = {
+    "BertForSequenceClassification": "classification",
+    "BertForQuestionAnswering": "questions",
+    "BertForPreTraining": "pretraining",
+    "BertForMaskedLM": "masked words",
+    "BertForTokenClassification": "tagging",
+    "BertForMultipleChoice": "multiple choice",
+    "BertModel": "encoder",
+}
+
+# What tokenizers of transformers may say beside casing and accents, where it is as here.
+TOKENIZER_VALUES = {
+    "tokenizer_class": (
+        None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend",
+        "DistilBertTokenizer", "DistilBertTokenizerFast", "ElectraTokenizer",
+        "ElectraTokenizerFast",  # which split as BERT's does
+    ),
+    "do_basic_tokenize": (True, None), "tokenize_chinese_chars": (True, None),
+    "clean_text": (True, None), "wordpieces_prefix": ("##", None), "auto_map": ({}, None),
+    "word_tokenizer_type": ("basic", None), "subword_tokenizer_type": ("wordpiece", None),
+    "unk_token": ("[UNK]", None), "cls_token": ("[CLS]", None), "sep_token": ("[SEP]", None),
+    "pad_token": ("[PAD]", None), "mask_token": ("[MASK]", None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds, or the folder of a file of weights; `inspect_folder` makes it.
+
+    path           the folder, which may not exist
+    asked          the path that was inspected
+    source         what a loader takes: the file that was asked for, else the folder's weights,
+                   else its newest checkpoint; None without any
+    is_tensorflow  whether `source` is a TensorFlow checkpoint
+    weights        {name: path} of all weights but checkpoints, the preferred ones first; the name
+                   is that of the file or index, or TENSORFLOW for a TensorFlow checkpoint's prefix
+    checkpoints    {step: path} of a run's checkpoint-N.pt, the newest first
+    foreign        names of files of weights that a run of ours never writes: parts of a model, a
+                   TensorFlow checkpoint, Keras and Flax files
+    config_file    bert_config.json, else config.json; None without either
+    vocab_file     vocab.txt, else transformers' tokenizer.json; None without either
+    run            what run.json says of the run that wrote the weights; {} in other folders
+    configuration  the content of config.json, else bert_config.json; {} without either
+    tokenizer      what tokenizer_config.json and tokenizer.json say of the tokenizer
+    added_tokens   tokens that were added to the vocabulary, which is without them
+    """
+
+    path: str
+    asked: str
+    source: str | None = None
+    is_tensorflow: bool = False
+    weights: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[int, str] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
+    config_file: str | None = None
+    vocab_file: str | None = None
+    run: dict = field(default_factory=dict)
+    configuration: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=dict)
+    added_tokens: list[str] = field(default_factory=list)
+
+    @property
+    def script(self) -> str | None:
+        """The script that wrote the folder, e.g. "run_squad.py"; None if it was not one of ours."""
+        return self.run.get("script")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run of ours ended here: its weights and run.json are written last."""
+        return bool(self.run) and WEIGHTS in self.weights
+
+    @property
+    def task(self) -> str | None:
+        """A value of TASKS, or "regression"; None where no file says it."""
+        names = self.configuration.get("architectures")
+        known = [TASKS.get(name) for name in names] if isinstance(names, list) else []
+        by_script = {
+            "run_classifier.py": "classification",
+            "run_squad.py": "questions",
+            "run_pretraining.py": "pretraining",
+        }
+        task = next(filter(None, known), None) or by_script.get(self.script)
+        is_regression = self.run.get("labels") == [] or self.num_labels == 1
+        return "regression" if task == "classification" and is_regression else task
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The names of the classes in the order of the outputs; [] for a regression.
+
+        None where no file says it, as with transformers' own names LABEL_0, LABEL_1, …
+        """
+        if isinstance(self.run.get("labels"), list):
+            return [str(label) for label in self.run["labels"]]
+        names = self.configuration.get("id2label")
+        try:
+            names = {int(number): str(name) for number, name in names.items()}
+        except (AttributeError, ValueError):
+            return None
+        if sorted(names) != list(range(len(names))):
+            return None
+        names = [names[number] for number in range(len(names))]
+        generic = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+        return None if generic else names
+
+    @property
+    def num_labels(self) -> int | None:
+        """The number of outputs of a classifier, as transformers reads it from config.json."""
+        names = self.configuration.get("id2label")
+        if isinstance(names, dict):
+            return len(names)
+        number = self.configuration.get("num_labels")
+        return number if isinstance(number, int) else None
+
+    @property
+    def casing(self) -> dict[str, bool]:
+        """do_lower_case and strip_accents of the text, as far as the files say it.
+
+        Of text that is not lower-cased nothing is said of accents: they stay.
+        """
+        said = {}
+        for name in ("do_lower_case", "strip_accents"):
+            value = self.run.get(name, self.tokenizer.get(name))
+            if isinstance(value, bool):
+                said[name] = value
+        if not said.get("do_lower_case", True):
+            said.pop("strip_accents", None)
+        return said
+
+
+def inspect_folder(path: str | os.PathLike) -> Folder:
+    """What the folder `path`, or the folder of the weights `path`, holds.
+
+    `path` is a folder, a file of weights, a checkpoint-N.pt, or a TensorFlow checkpoint's prefix.
+    Weights are looked for and not read. Raises ValueError where a JSON file is damaged, OSError
+    where the folder cannot be read.
+    """
+    path = os.fspath(path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return Folder(folder, path)
+
+    def existing(*names):
+        paths = [os.path.join(folder, name) for name in names]
+        return next(filter(os.path.isfile, paths), None)
+
+    weights = weights_in(folder)
+    tensorflow = _tensorflow_in(folder)
+    if tensorflow:
+        weights[TENSORFLOW] = tensorflow
+    found = checkpoints(folder)
+    source = next(iter([*weights.values(), *found.values()]), None)
+    if not os.path.isdir(path):
+        is_prefix = re.search(r"\.(index|meta|data-\d+-of-\d+)$", path)
+        tensorflow = path if is_prefix or os.path.exists(f"{path}.index") else None
+        source = path if tensorflow or os.path.exists(path) else None
+
+    own = existing(TOKENIZER_CONFIG)
+    special = existing("special_tokens_map.json")
+    whole = existing(TOKENIZER)
+    tokenizer = (_read_json(special) if special else {}) | (_read_json(own) if own else {})
+    listed = _read_json(whole) if whole else {}
+    normalizer = listed.get("normalizer")
+    for name, key in (
+        ("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
+        ("tokenize_chinese_chars", "handle_chinese_chars"),
+    ):  # fmt: skip
+        if isinstance(normalizer, dict):
+            tokenizer.setdefault(name, normalizer.get(key))
+
+    configuration = existing(TRANSFORMERS_CONFIG, CONFIG)
+    vocab_file = existing(VOCAB, os.path.join("assets", VOCAB), TOKENIZER)
+    run = existing(RUN)
+    return Folder(
+        path=folder,
+        asked=path,
+        source=source,
+        is_tensorflow=source is not None and source == tensorflow,
+        weights=weights,
+        checkpoints=found,
+        foreign=_foreign_weights(folder),
+        config_file=existing(CONFIG, TRANSFORMERS_CONFIG),
+        vocab_file=vocab_file,
+        run=_read_json(run) if run else {},
+        configuration=_read_json(configuration) if configuration else {},
+        tokenizer=tokenizer,
+        added_tokens=_added_tokens(folder, tokenizer, listed, vocab_file),
+    )
+
+
+def _tensorflow_in(folder):
+    """The TensorFlow checkpoint of a folder or hub module; the folder if it is not clear which."""
+    for place in (folder, os.path.join(folder, "variables")):
+        if glob.glob(os.path.join(glob.escape(place), "*.index")):
+            try:
+                return find_prefix(place)
+            except FileNotFoundError:  # several, without a file that names the latest
+                return place
+    return None
+
+
+def find_start(args) -> Folder | None:
+    """The folder of the weights that a run starts from, or evaluates; None for random ones.
+
+    That is --init_checkpoint's, but for evaluation alone --output_dir where it holds weights and
+    --init_checkpoint is not one of them. For a run that resumes, --init_checkpoint may be gone:
+    then it is --output_dir, without a `source`. Raises FileNotFoundError for weights that do not
+    exist.
+    """
+    init = args.init_checkpoint
+    trains = getattr(args, "do_train", False)
+    out = inspect_folder(args.output_dir) if getattr(args, "output_dir", "") else Folder("", "")
+    if out.source and not trains and not (init and _is_inside(init, args.output_dir)):
+        return out
+    if not init:
+        return None
+    start = inspect_folder(init)
+    if start.source or os.path.exists(init):
+        return start
+    if trains and out.checkpoints:
+        return replace(out, source=None)
+    raise FileNotFoundError(_not_found(init, start.path))
+
+
+def _is_inside(path, folder):
+    path = os.path.realpath(path)
+    folder = os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
+def _not_found(init, folder):
+    """The message for an --init_checkpoint that does not exist, with what to do instead."""
+    name = init.removeprefix("google-bert/")
+    if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
+        name = f"google-bert/{name}"
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]*bert[\w.-]*", name, re.I) or os.path.isdir(folder):
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
+        return (
+            f"--init_checkpoint {init} does not exist; {folder} contains: "
+            f"{', '.join(found) or 'nothing'}"
+        )
+    return (
+        f"--init_checkpoint {init} is not a folder or file here, and nothing is downloaded: put "
+        f"config.json, vocab.txt and model.safetensors from https://huggingface.co/{name} into a "
+        f"folder, and give that folder"
+    )
+
+
+def take_from_folder(args) -> None:
+    """Fills in the flags that were not given from the folder that the weights come from.
+
+    These are --bert_config_file, --vocab_file, --do_lower_case and --strip_accents. Raises
+    ValueError if there is nothing to evaluate, if a file is neither given nor there, or if the
+    folder's tokenizer splits texts otherwise than ours.
+    """
+    start = find_start(args)
+    if start is None:
+        if not args.do_train:
+            raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
+        _require_files(args, "there is no --init_checkpoint to take it from")
+        return
+    args.bert_config_file = args.bert_config_file or start.config_file
+    if not args.vocab_file:
+        args.vocab_file = start.vocab_file
+    _require_files(args, f"{start.path} has none")
+    refuse_other_tokenizers(start)
+    for name, value in start.casing.items():
+        if not flags.is_given(args, name):
+            setattr(args, name, value)
+    if start.added_tokens:
+        flags.note(
+            f"{start.path} adds {len(start.added_tokens)} tokens to its vocabulary "
+            f"({', '.join(start.added_tokens[:5])}): they are split here, as other text is"
+        )
+
+
+def _require_files(args, reason):
+    """Raises ValueError if the configuration or the vocabulary is missing."""
+    if not args.bert_config_file:
+        raise ValueError(f"--bert_config_file is not given, and {reason}")
+    if not args.vocab_file and flags.script_of(args) != flags.PRETRAINING:
+        raise ValueError(f"--vocab_file is not given, and {reason}")
+
+
+def refuse_other_tokenizers(folder: Folder) -> None:
+    """Raises ValueError if a folder's tokenizer splits texts otherwise than ours can."""
+    for name, allowed in TOKENIZER_VALUES.items():
+        value = folder.tokenizer.get(name)
+        if isinstance(value, dict):  # a token with its properties
+            value = value.get("content", value)
+        if value not in allowed:
+            raise ValueError(
+                f"the tokenizer in {folder.path} has {name} {value!r}, which is not supported: "
+                f"only {allowed[0] or allowed[1]!r} is"
+            )
+
+
+def refuse_contradictions(args, start: Folder) -> None:
+    """Raises ValueError if a flag contradicts what lies beside the weights.
+
+    Compares casing, the vocabularies, and of the configurations what the weights themselves do not
+    show. In a vocabulary a user may have given the [unusedN] another meaning.
+    """
+    for name, value in start.casing.items():
+        # Of text that is not lower-cased the accents stay, whatever the flag says.
+        if name == "strip_accents" and not args.do_lower_case:
+            continue
+        if value != getattr(args, name):
+            raise ValueError(
+                f"{start.asked} was trained with {name} {value}, but this run has "
+                f"{getattr(args, name)}"
+            )
+    given = getattr(args, "bert_config_file", None)
+    if given and start.config_file and not os.path.samefile(given, start.config_file):
+        config = BertConfig.from_json_file(given)
+        other = BertConfig.from_json_file(start.config_file)
+        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
+            if getattr(config, name) != getattr(other, name):
+                raise ValueError(
+                    f"{given} has {name} {getattr(config, name)}, but {start.config_file} beside "
+                    f"the weights has {getattr(other, name)}"
+                )
+    given = getattr(args, "vocab_file", None)
+    if given and start.vocab_file and not os.path.samefile(given, start.vocab_file):
+        tokens = {number: token for token, number in load_vocab(given).items()}
+        for token, number in load_vocab(start.vocab_file).items():
+            if tokens.get(number, token) != token and not token.startswith("[unused"):
+                raise ValueError(
+                    f"{given}:{number + 1} is {tokens[number]!r}, but in {start.vocab_file} beside "
+                    f"the weights it is {token!r}"
+                )
+
+
+def order_of_labels(folder: Folder, labels) -> list[int] | None:
+    """For each of `labels` the output of the folder's weights that it has; None if as they are.
+
+    Names are compared without regard to case. Raises ValueError if they are other labels.
+    """
+    theirs = folder.labels
+    if theirs is None or labels is None or list(labels) == theirs:
+        return None
+    ours = [label.casefold() for label in labels]
+    found = [label.casefold() for label in theirs]
+    if sorted(ours) != sorted(found) or len(set(ours)) < len(ours):
+        raise ValueError(
+            f"{folder.asked} was trained with labels {theirs}, but this run has {list(labels)}"
+        )
+    return [found.index(label) for label in ours]
+
+
+def _foreign_weights(folder):
+    """Names of the weights in a folder that a run of ours never writes."""
+    patterns = (
+        *(f"{name}.index.json" for name in WEIGHT_FILES),
+        "pytorch_model-*-of-*.bin", "model-*-of-*.safetensors", "*.data-?????-of-?????",
+        "tf_model.h5", "flax_model.msgpack",
+    )  # fmt: skip
+    found = {
+        os.path.basename(path)
+        for pattern in patterns
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern))
+    }
+    return sorted(found)
+
+
+def _added_tokens(folder, tokenizer, listed, vocab_file):
+    """Tokens that transformers adds to those in `vocab_file`, from its three places for them."""
+    path = os.path.join(folder, "added_tokens.json")
+    added = [*_read_json(path)] if os.path.isfile(path) else []
+    decoder = tokenizer.get("added_tokens_decoder")
+    added += decoder.values() if isinstance(decoder, dict) else []
+    added += listed.get("added_tokens") or []
+    tokens = {token.get("content") if isinstance(token, dict) else token for token in added}
+    tokens -= {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", None}
+    return sorted(map(str, tokens - load_vocab(vocab_file).keys())) if tokens and vocab_file else []
+
+
+def _read_json(path):
+    """The object in a JSON file. Raises ValueError where it is damaged."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            values = json.load(file)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return values
+
 
 # --- the trained model ---------------------------------------------------------------------------
 
@@ -29,14 +452,9 @@ def save_model(args, runtime, model, config, **metadata) -> None:
     """
     if not runtime.is_main:
         return
-    with atomic_write(os.path.join(args.output_dir, CONFIG)) as file:
-        file.write(config.to_json_string())
-
-    target = os.path.join(args.output_dir, VOCAB)
-    # run_pretraining.py may have been given no vocabulary; a run's own needs no copy.
-    if args.vocab_file and os.path.abspath(args.vocab_file) != os.path.abspath(target):
-        with open(args.vocab_file, "rb") as source, atomic_write(target, "wb") as file:
-            shutil.copyfileobj(source, file)
+    # What is written has one table of words, whatever was read.
+    config = replace(config, tie_word_embeddings=True)
+    _save_config(args, config)
 
     metadata = {
         "script": os.path.basename(sys.argv[0]),
@@ -55,8 +473,6 @@ def save_model(args, runtime, model, config, **metadata) -> None:
 
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     size = sum(array.nbytes for array in arrays.values())
-    write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
-
     safetensors = os.path.join(args.output_dir, SAFETENSORS)
     if args.save_safetensors:
         write_safetensors(safetensors, arrays)
@@ -64,24 +480,48 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         # Other libraries would read an earlier run's weights instead of these.
         with contextlib.suppress(FileNotFoundError):
             os.remove(safetensors)
+    # Last: it says that the run has ended.
+    write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
+
+
+def _save_config(args, config) -> None:
+    """Writes configuration and vocabulary, so that the weights beside them can be used."""
+    with atomic_write(os.path.join(args.output_dir, CONFIG)) as file:
+        file.write(config.to_json_string())
+    target = os.path.join(args.output_dir, VOCAB)
+    # run_pretraining.py may have been given no vocabulary; a run's own needs no copy.
+    if not args.vocab_file or os.path.abspath(args.vocab_file) == os.path.abspath(target):
+        return
+    if os.path.basename(args.vocab_file) == TOKENIZER:
+        tokens = {number: token for token, number in load_vocab(args.vocab_file).items()}
+        lines = [tokens.get(number, "") + "\n" for number in range(max(tokens) + 1)]
+        with atomic_write(target) as file:
+            file.writelines(lines)
+        return
+    with open(args.vocab_file, "rb") as source, atomic_write(target, "wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 def transformers_files(model, config, metadata) -> dict[str, dict]:
     """{name: content} of the JSON files in which transformers looks for model and tokenizer."""
-    labels = metadata.get("labels", ("LABEL_0", "LABEL_1"))
-    if not labels:  # a regression has one output
-        labels = ("LABEL_0",)
-    encoder = getattr(model, "bert", model)
+    values = {
+        **config.to_dict(),
+        "model_type": "bert",
+        "architectures": [type(model).__name__],
+        "layer_norm_eps": config.layer_norm_eps,
+        "dtype": "float32",
+    }
+    labels = metadata.get("labels")
+    if labels is not None:
+        names = list(labels) or ["LABEL_0"]  # a regression has one output
+        values |= {
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: number for number, label in enumerate(names)},
+            "problem_type": "single_label_classification" if labels else "regression",
+        }
     return {
-        "config.json": {
-            **config.to_dict(),
-            "model_type": "bert",
-            "architectures": [type(model).__name__],
-            "layer_norm_eps": encoder.embeddings.LayerNorm.eps,
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: number for number, label in enumerate(labels)},
-        },
-        "tokenizer_config.json": {
+        TRANSFORMERS_CONFIG: values,
+        TOKENIZER_CONFIG: {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": metadata["do_lower_case"],
             "strip_accents": bool(metadata["do_lower_case"] and metadata["strip_accents"]),
@@ -100,16 +540,7 @@ def read_metadata(weights) -> dict:
         return {}
     folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
     path = os.path.join(folder, RUN)
-    metadata = {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            metadata = json.load(file)
-        if not isinstance(metadata, dict):
-            raise ValueError("not a JSON object")
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    metadata = _read_json(path) if os.path.isfile(path) else {}
     step = step_of(weights)
     return metadata if step is None else metadata | {"global_step": step}
 
@@ -154,15 +585,57 @@ def read_tensors(path: str):
 def resume_key(args, fingerprint) -> dict[str, str]:
     """Everything that decides the result of training, as text: a resumed run must have the same.
 
-    `fingerprint` is a checksum of the training examples.
+    `fingerprint` is a checksum of the training examples. Of files the content counts, not the path;
+    that of --init_checkpoint is left out if it is gone, since a resumed run does not read it.
     """
     values = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
-    for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
-        values[name] = values[name] and os.path.abspath(values[name])
-    with open(args.bert_config_file, "rb") as file:
-        values["content of --bert_config_file"] = zlib.crc32(file.read())
+    init = values.pop("init_checkpoint")
+    for name in ("bert_config_file", "vocab_file"):
+        path = values.pop(name)
+        with open(path, "rb") if path else contextlib.nullcontext() as file:
+            values[f"content of --{name}"] = zlib.crc32(file.read()) if file else None
+    if init is None:
+        values["content of --init_checkpoint"] = None
+    elif checksum := _checksum_of_weights(init):
+        values["content of --init_checkpoint"] = checksum
     values["training examples"] = fingerprint
     return {name: str(value) for name, value in values.items()}
+
+
+def _checksum_of_weights(path):
+    """A checksum of weights, the same wherever they lie; "" if they do not exist."""
+    folder = inspect_folder(path)
+    if folder.source is None:
+        return ""
+    files = [folder.source]
+    if folder.is_tensorflow:  # Its index holds a checksum of every variable.
+        files = [f"{find_prefix(folder.source)}.index"]
+    elif folder.source.endswith(".index.json"):
+        files = find_weight_files(folder.source)
+    checksum = 0
+    for file in sorted(files):
+        if os.path.getsize(file):
+            checksum = crc32c.crc32c(np.memmap(file, "u1", "r"), checksum)
+    return f"{checksum:08x}"
+
+
+def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
+    """In which values of its resume key the run that was `saved` differs from this one.
+
+    A flag that is younger than the checkpoint had its default there; a checkpoint from before
+    contents were saved says nothing of them.
+    """
+    changed = []
+    for name, value in key.items():
+        was = saved.get(name)
+        if was is None:
+            try:
+                was = str(flags.default_value(args, name))
+            except LookupError:
+                continue
+        if was != value:
+            changed.append(f"{name} was {was}, is {value}")
+    return changed
 
 
 def step_of(path):
@@ -174,7 +647,7 @@ def step_of(path):
 def checkpoints(folder: str) -> dict[int, str]:
     """{step: path} of the checkpoints in `folder`, the newest first."""
     found = {}
-    for path in glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")):
+    for path in glob.glob(os.path.join(glob.escape(folder), CHECKPOINTS)):
         step = step_of(path)
         if step is not None:
             found[step] = path
@@ -197,21 +670,66 @@ def recorded_precision(folder: str) -> tuple[str, str] | None:
     return None
 
 
-def resume_or_clear(args, runtime, key: dict[str, str]):
-    """The state in the newest undamaged checkpoint of this run, or None where there is none.
+def check_output_dir(args) -> None:
+    """Raises ValueError if a run that trains must not write to --output_dir, before any work.
 
-    With --overwrite_output_dir the checkpoints are removed instead. Raises ValueError if they
-    belong to a run with another resume key, if all are damaged, or if --output_dir holds weights
-    that this script did not train.
+    It must not replace weights that it did not train, nor remove the ones that it starts from.
     """
-    found = checkpoints(args.output_dir)
-    if args.overwrite_output_dir:
-        for path in found.values() if runtime.is_main else ():
-            runtime.print(f"removing {path}")
-            os.remove(path)
-        return None
+    folder = inspect_folder(args.output_dir)
+    is_run = bool(folder.checkpoints)
+    if getattr(args, "seeds", None):  # This folder receives the best seed's weights at the end.
+        is_run = os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
+    if not args.do_train or (is_run and not args.overwrite_output_dir):
+        return  # `resume_or_clear` compares the run of the checkpoints with this one.
 
-    for path in found.values():
+    if folder.foreign:
+        raise ValueError(
+            f"--output_dir {args.output_dir} holds {', '.join(folder.foreign[:3])}, which no run "
+            f"writes and --overwrite_output_dir does not remove: use another folder"
+        )
+    if not args.overwrite_output_dir:
+        if folder.weights:
+            names = " and ".join(folder.weights)
+            raise ValueError(
+                f"--output_dir {args.output_dir} already holds a {names} that was not trained "
+                f"here: use another folder, or replace it with --overwrite_output_dir"
+            )
+        return
+    if args.init_checkpoint:
+        own = {os.path.realpath(path) for path in written_by_runs(args.output_dir)}
+        init = inspect_folder(args.init_checkpoint)
+        if init.source and os.path.realpath(init.source) in own:
+            raise ValueError(
+                f"--init_checkpoint {args.init_checkpoint} is in --output_dir {args.output_dir}, "
+                f"which --overwrite_output_dir clears: use another --output_dir"
+            )
+
+
+def written_by_runs(folder: str) -> list[str]:
+    """The paths in `folder` of all that runs of ours write, half-written files included."""
+    paths = []
+    for pattern in WRITTEN:
+        for ending in ("", ".tmp"):
+            paths += glob.glob(os.path.join(glob.escape(folder), pattern + ending))
+    return sorted(filter(os.path.isfile, paths))
+
+
+def clear_output_dir(args, runtime) -> None:
+    """Removes all that an earlier run wrote to --output_dir, except files that this one reads."""
+    values = [value for value in vars(args).values() if isinstance(value, str)]
+    inputs = {os.path.realpath(value) for value in values}
+    removed = []
+    for path in written_by_runs(args.output_dir):
+        if os.path.realpath(path) not in inputs:
+            os.remove(path)
+            removed.append(os.path.basename(path))
+    if removed:
+        runtime.print(f"removing an earlier run from {args.output_dir}: {', '.join(removed)}")
+
+
+def read_resume_state(folder: Folder, runtime):
+    """(path, state) of the newest checkpoint that is not damaged; (None, None) without one."""
+    for path in folder.checkpoints.values():
         try:
             state = read_tensors(path)
             if not (isinstance(state, dict) and isinstance(state.get("decisive"), dict)):
@@ -219,30 +737,60 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
         except ValueError as error:
             runtime.print(f"{error}; trying the checkpoint before it")
             continue
-        saved = state["decisive"]
-        changed = [
-            f"{name} was {saved.get(name)}, is {value}"
-            for name, value in key.items()
-            if saved.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{path} belongs to a run with other settings ({'; '.join(changed)}): "
-                f"use the same, another --output_dir, or --overwrite_output_dir"
-            )
-        runtime.print(f"resuming from {path}")
-        return state
+        return path, state
+    return None, None
 
-    if found:
+
+def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
+    """The state in the newest undamaged checkpoint of this run, or None where it starts anew.
+
+    `steps` is the number of the run's last step. With --overwrite_output_dir a run of this very
+    command that has not ended is resumed; what any other run left is removed. Locks the folder
+    against other processes. Raises ValueError if the checkpoints belong to a run with another
+    resume key, if all are damaged, if --output_dir holds weights that no run of this script
+    trained, if another process trains there, or if ranks see different states.
+    """
+    runtime.lock = None  # of an earlier seed's folder
+    if runtime.is_main and os.path.isdir(args.output_dir):
+        runtime.lock = FolderLock(args.output_dir)
+    check_output_dir(args)
+    folder = inspect_folder(args.output_dir)
+    path, state = read_resume_state(folder, runtime)
+    changed = differences(args, state["decisive"], key) if state else []
+
+    clear = False
+    if args.overwrite_output_dir:
+        ended = state and state["step"] >= steps and folder.is_finished
+        if not state or changed or (ended and not runtime.keep_finished):
+            state = None
+            clear = True
+    elif changed:
+        raise ValueError(
+            f"{path} belongs to a run with other settings ({'; '.join(changed)}): "
+            f"use the same, another --output_dir, or --overwrite_output_dir"
+        )
+    elif folder.checkpoints and not state:
         raise ValueError(
             f"every checkpoint in {args.output_dir} is damaged: --overwrite_output_dir starts over"
         )
-    if os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
-        raise ValueError(
-            f"--output_dir {args.output_dir} already holds a {WEIGHTS} that was not trained here: "
-            f"use another folder, or replace it with --overwrite_output_dir"
+
+    if not state and args.init_checkpoint and find_start(args).source is None:
+        # A random start is not what was asked for. Weights that are not there are named so.
+        raise FileNotFoundError(
+            _not_found(args.init_checkpoint, os.path.dirname(args.init_checkpoint) or ".")
         )
-    return None
+    runtime.require_equal("--output_dir", {"step": state["step"] if state else 0})
+    if state:
+        note = ""
+        if args.overwrite_output_dir:
+            note = ", a run of this command that has not ended: to drop it, delete the folder"
+        runtime.print(f"resuming from {path}{note}")
+    if runtime.is_main and clear:
+        clear_output_dir(args, runtime)
+    if runtime.is_main and not runtime.lock:
+        os.makedirs(args.output_dir, exist_ok=True)
+        runtime.lock = FolderLock(args.output_dir)
+    return state
 
 
 def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
@@ -263,10 +811,13 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
     for name, tensor in state["model"].items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite after step {step}: stopped without saving")
+    if not os.path.exists(os.path.join(args.output_dir, CONFIG)):
+        # So that --init_checkpoint …/checkpoint-N.pt needs no other file either.
+        _save_config(args, getattr(model, "bert", model).config)
     save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
 
     old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]
     # A run that is killed while it writes leaves a partial file.
-    partial = glob.glob(f"{glob.escape(args.output_dir)}/checkpoint-*.pt.tmp")
+    partial = glob.glob(f"{glob.escape(args.output_dir)}/{CHECKPOINTS}.tmp")
     for path in old + partial:
         os.remove(path)

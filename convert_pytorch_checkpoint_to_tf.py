@@ -36,10 +36,11 @@ def convert_pytorch_checkpoint_to_tf(
     is the prefix to write. Raises ValueError or OSError, before anything is written, if the state
     dict does not fit the configuration.
     """
-    from weights import read_state_dict, standard_state_dict
+    from weights import read_state_dict, refuse_untied, standard_state_dict
 
     config = BertConfig.from_json_file(bert_config_file)
     weights = standard_state_dict(read_state_dict(pytorch_model_path), pytorch_model_path)
+    refuse_untied(weights, pytorch_model_path)
 
     google_names = {pytorch_name(variable): variable for variable in variable_shapes(config)}
     found = {}  # {Google's name: tensor}

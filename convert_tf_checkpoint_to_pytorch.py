@@ -9,7 +9,9 @@ It reads what google-research/bert saves: the encoder, alone or with the heads o
 classification or SQuAD. Conversion does not even import PyTorch; only load_tf_weights does.
 """
 
+import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -18,9 +20,9 @@ import numpy as np
 
 import flags
 from configuration import BertConfig
-from files import WEIGHTS
-from tf_checkpoint import Checkpoint
-from weights import write_bin
+from files import WEIGHTS, wrong_file
+from tf_checkpoint import Checkpoint, find_prefix
+from weights import what_it_holds, write_bin
 
 if TYPE_CHECKING:
     import torch
@@ -89,32 +91,53 @@ def variable_shapes(config: BertConfig, num_labels: int = 2) -> dict[str, tuple[
     return shapes
 
 
+def google_name(variable: str) -> str:
+    """Google's name of a variable: without the `module/` of hub modules, or a `model/`."""
+    return re.sub(r"^(module/|model/)+(?=(bert|cls)/|output_)", "", variable)
+
+
 def match(
     variables: Mapping[str, tuple[str, tuple[int, ...]]], config: BertConfig, source: str
 ) -> list[str]:
-    """The names of those `variables`, {Google's name: (type, shape)}, that belong to BERT.
+    """The names of those `variables`, {name: (type, shape)}, that belong to BERT.
 
     Raises ValueError, naming `source`, if a variable of the encoder is missing, if one has another
-    shape than `config` says or is not floating-point, or if there are more layers.
+    shape than `config` says or is not floating-point, or if there are more layers. The pooler may
+    be missing as a whole: `load_weights` knows whether it is read.
     """
+    given = {google_name(name): name for name in variables}
     # A classifier's number of labels is not in the configuration.
-    _, head_shape = variables.get("output_weights", ("", ()))
+    _, head_shape = variables.get(given.get("output_weights"), ("", ()))
     shapes = variable_shapes(config, *head_shape[:1])
+    has_pooler = any(name.startswith("bert/pooler/dense/") for name in given)
     for variable, shape in shapes.items():
-        if variable not in variables:
-            if variable.startswith("bert/"):
-                raise ValueError(f"{source}: {variable} is missing; the config says {shape}")
+        if variable not in given:
+            optional = variable.startswith("bert/pooler/") and not has_pooler
+            if variable.startswith("bert/") and not optional:
+                hint = "" if "bert/embeddings/word_embeddings" in given else _hint(variables)
+                raise ValueError(f"{source}: {variable} is missing; the config says {shape}{hint}")
             continue
-        dtype, found = variables[variable]
+        dtype, found = variables[given[variable]]
         if found != shape or "float" not in dtype:
             raise ValueError(
                 f"{source}: {variable} is {dtype} {found}, but the config says {shape}"
             )
 
     layers = config.num_hidden_layers
-    if any(variable.startswith(f"bert/encoder/layer_{layers}/") for variable in variables):
+    if any(variable.startswith(f"bert/encoder/layer_{layers}/") for variable in given):
         raise ValueError(f"{source} holds more layers than num_hidden_layers, which is {layers}")
-    return [variable for variable in shapes if variable in variables]
+    return [given[variable] for variable in shapes if variable in given]
+
+
+def _hint(variables):
+    """What a checkpoint holds that has no BERT of Google's, for a message."""
+    for name in variables:
+        if ".ATTRIBUTES" in name:
+            return (
+                f"; it holds {name}, of a TensorFlow 2 object checkpoint, whose names do not say "
+                f"what they are: take the same model's TensorFlow 1 checkpoint or PyTorch weights"
+            )
+    return what_it_holds(variables)
 
 
 def arrays(checkpoint: Checkpoint, variables: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -129,7 +152,7 @@ def arrays(checkpoint: Checkpoint, variables: Iterable[str]) -> Iterator[tuple[s
         array = array.astype(np.float32, copy=False)
         if variable.endswith("/kernel"):
             array = transposed(array)
-        yield pytorch_name(variable), array
+        yield pytorch_name(google_name(variable)), array
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
@@ -143,7 +166,9 @@ def transposed(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def load_tf_weights(model: "torch.nn.Module", path: str | os.PathLike) -> tuple[list, list]:
+def load_tf_weights(
+    model: "torch.nn.Module", path: str | os.PathLike, pooler_is_read: bool = True
+) -> tuple[list, list]:
     """Fills `model` from a TensorFlow checkpoint; returns (unfilled, unused) names.
 
     Raises as `modeling.load_weights`, and as `Checkpoint` for the files.
@@ -152,12 +177,26 @@ def load_tf_weights(model: "torch.nn.Module", path: str | os.PathLike) -> tuple[
 
     from modeling import load_weights
 
-    checkpoint = Checkpoint(path)
+    checkpoint = open_checkpoint(path)
     config = getattr(model, "bert", model).config
     found = match(checkpoint.variables, config, checkpoint.prefix)
     tensors = {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
-    unfilled, unused = load_weights(model, tensors)
+    try:
+        unfilled, unused = load_weights(model, tensors, pooler_is_read)
+    except ValueError as error:
+        message = str(error).replace("the state dict", checkpoint.prefix, 1)
+        raise ValueError(message) from None
     return unfilled, unused + [name for name in checkpoint.variables if name not in found]
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """The checkpoint at `path`. Raises as `Checkpoint`, and ValueError for a git-lfs pointer."""
+    prefix = find_prefix(path)
+    for file in (f"{prefix}.index", *sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))):
+        with open(file, "rb") as opened:
+            if opened.read(64).startswith(b"version https://git-lfs"):
+                raise ValueError(f"{file} is {wrong_file(file)}")
+    return Checkpoint(prefix)
 
 
 def convert_tf_checkpoint_to_pytorch(
@@ -169,7 +208,7 @@ def convert_tf_checkpoint_to_pytorch(
     or OSError, before anything is written, if the checkpoint does not fit the configuration or one
     of the files is damaged.
     """
-    checkpoint = Checkpoint(tf_checkpoint_path)
+    checkpoint = open_checkpoint(tf_checkpoint_path)
     config = BertConfig.from_json_file(bert_config_file)
     found = match(checkpoint.variables, config, checkpoint.prefix)
     # Reading a variable verifies its checksum, so damage is found before anything is written.

@@ -41,6 +41,7 @@ import torch
 
 import precision
 import training
+from checkpoint import find_start, refuse_contradictions, take_from_folder
 from data import join_pair, model_inputs
 from files import atomic_write, read_lines
 from modeling import BertConfig, BertModel
@@ -130,6 +131,7 @@ def write_npz(path, features, tokens, outputs, layers):
 
 def execute(args) -> None:
     """Does what the parsed flags ask for."""
+    take_from_folder(args)
     config = BertConfig.from_json_file(args.bert_config_file)
     layers = [int(layer) for layer in args.layers.split(",")]
     for layer in layers:
@@ -141,6 +143,7 @@ def execute(args) -> None:
         args.vocab_file, args.do_lower_case, args.do_lower_case and args.strip_accents
     )
     flags.check_model(config, tokenizer.vocab, args)
+    refuse_contradictions(args, find_start(args))
     examples = read_examples(args.input_file)
     features = convert_examples_to_features(examples, args.max_seq_length, tokenizer)
 
@@ -151,7 +154,9 @@ def execute(args) -> None:
     runtime.print(training.device_summary(runtime))
     training.print_features(runtime, "texts", features, args.max_seq_length, tokenizer.vocab)
     model = BertModel(config)
-    training.load_initial_weights(model, args.init_checkpoint, runtime, head_may_be_new=False)
+    training.load_initial_weights(
+        model, args.init_checkpoint, runtime, head_may_be_new=False, pooler_is_read=False
+    )
     model.to(runtime.device)
 
     def states_of(model, batch):

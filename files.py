@@ -1,15 +1,20 @@
 """Files: written whole or not at all, read as lines, found by pattern; an output folder's names."""
 
 import contextlib
+import fcntl
 import glob
 import os
+import socket
+import weakref
 
 # What lies in an --output_dir.
 WEIGHTS = "pytorch_model.bin"
 SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (WEIGHTS, SAFETENSORS)
 CONFIG = "bert_config.json"
+TRANSFORMERS_CONFIG = "config.json"
 VOCAB = "vocab.txt"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 RUN = "run.json"
 LOG = "training_log.jsonl"
 EVAL_RESULTS = "eval_results.txt"
@@ -19,6 +24,90 @@ PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
 REPORT = "report.html"
+CHECKPOINTS = "checkpoint-*.pt"
+
+# Patterns of everything that a run of ours writes to its --output_dir, and nothing else: what
+# --overwrite_output_dir removes. The last ones are the files for the GLUE server.
+WRITTEN = (
+    *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
+    SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", PREDICTIONS, NBEST_PREDICTIONS,
+    NULL_ODDS, REPORT, CHECKPOINTS, "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv",
+    "SST-2.tsv", "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
+)  # fmt: skip
+
+# How files begin that lie in the place of weights by mistake.
+WRONG_FILES = (
+    (b"version https://git-lfs.github.com", "a git-lfs pointer, not the file itself: run git lfs "
+     "pull in its folder"),
+    (b"<!doctype html", "a web page: download the file itself, not the page that shows it"),
+    (b"<html", "a web page: download the file itself, not the page that shows it"),
+    (b"<?xml", "an XML page, as servers send it instead of a file: download the file again"),
+    (b"\x89HDF\r\n\x1a\n", "a Keras file (HDF5), which is not read: take the same model's "
+     "model.safetensors or pytorch_model.bin"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"GGUF", "a GGUF file, which is not read: take the same model's model.safetensors"),
+    (b"{", "a JSON file, not weights"),
+)  # fmt: skip
+
+
+def wrong_file(path):
+    """What a file is that begins like none of a model's, in words; "" where nothing is wrong.
+
+    Raises OSError.
+    """
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        return "empty: download or copy it again"
+    if head[7:9] == b"\0{":  # .safetensors: a length in 8 bytes, which may look like anything
+        return ""
+    text = b"" if b"\0" in head else head.lstrip().lower()
+    for signature, kind in WRONG_FILES:
+        if head.startswith(signature) or text.startswith(signature):
+            return kind
+    return ""
+
+
+class FolderLock:
+    """Keeps other processes from training in a folder, until it is deleted or the process ends.
+
+    The lock is the system's, on the file .lock in the folder, so a killed process leaves none. It
+    belongs to the process: the same one may take it again. Raises ValueError if another process
+    has it, and OSError if the file cannot be written.
+    """
+
+    def __init__(self, folder):
+        path = os.path.join(folder, ".lock")
+        while True:
+            file = open(path, "a+", encoding="utf-8")
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                file.close()
+                raise ValueError(
+                    f"--output_dir {folder} is in use by {holder}: wait for its end, or use "
+                    f"another folder"
+                ) from None
+            except OSError:
+                pass  # A file system without locks: nothing can be held there.
+            # The one that held it may have removed the file since it was opened here.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                    break
+            file.close()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        weakref.finalize(self, _release, path, file)
+
+
+def _release(path, file):
+    """Removes the file of a lock, then frees it."""
+    with contextlib.suppress(OSError):
+        os.remove(path)
+    file.close()
 
 
 @contextlib.contextmanager

@@ -361,17 +361,17 @@ FLAGS = {
     ),
     "model": (
         Flag(
-            "bert_config_file", (*MODEL_USERS, *CONVERTERS), str, REQUIRED,
-            "bert_config.json of the model",
+            "bert_config_file", (*MODEL_USERS, *CONVERTERS), str,
+            {**dict.fromkeys(MODEL_USERS), **dict.fromkeys(CONVERTERS, REQUIRED)},
+            "bert_config.json of the model, or transformers' config.json; not needed where it lies "
+            "beside the weights of --init_checkpoint",
             metavar="FILE", must_exist=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
             "vocab_file", (*MODEL_USERS, INSTANCES), str,
-            {
-                CLASSIFIER: REQUIRED, SQUAD: REQUIRED, PRETRAINING: None, FEATURES: REQUIRED,
-                INSTANCES: REQUIRED,
-            },
-            "vocab.txt of the model",
+            {**dict.fromkeys(MODEL_USERS), INSTANCES: REQUIRED},
+            "vocab.txt of the model; not needed where it lies beside the weights of "
+            "--init_checkpoint",
             metavar="FILE", must_exist=True, google="required, pretraining —", port=REQUIRED,
         ),
         Flag(
@@ -383,13 +383,14 @@ FLAGS = {
         ),
         Flag(
             "do_lower_case", (*MODEL_USERS, INSTANCES), bool, True,
-            "lower-case the text; give --no_do_lower_case for cased models",
+            "lower-case the text; give --no_do_lower_case for cased models; without this flag, as "
+            "the files beside the weights of --init_checkpoint say",
             google="true, pretraining —", port="true and not switchable, classifier false",
         ),
         Flag(
             "strip_accents", (*MODEL_USERS, INSTANCES), bool, True,
             "strip accents from text that is lower-cased, as Google does; --no_strip_accents "
-            "keeps them",
+            "keeps them; without this flag, as the files beside the weights say",
         ),
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
@@ -527,7 +528,8 @@ FLAGS = {
         ),
         Flag(
             "overwrite_output_dir", TRAINING, bool, False,
-            "start over if --output_dir holds an earlier run",
+            "start over if --output_dir holds an earlier run: removes all that a run writes; an "
+            "unfinished run of the same command is resumed all the same",
             may_differ=True,
         ),
         Flag(
@@ -586,6 +588,42 @@ def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
                 yield heading, flag
 
 
+class Args(argparse.Namespace):
+    """The flags' values; beside them, and not in `vars`, the script and which flags were given."""
+
+    __slots__ = ("given", "script")
+
+    def __init__(self, script: str):
+        super().__init__()
+        self.given = set()
+        self.script = script
+
+
+def is_given(namespace: argparse.Namespace, name: str) -> bool:
+    """Whether the command line named the flag."""
+    return name in getattr(namespace, "given", ())
+
+
+def script_of(namespace: argparse.Namespace) -> str | None:
+    """The script whose flags `namespace` holds; None for one that no Parser made."""
+    return getattr(namespace, "script", None)
+
+
+def default_value(namespace: argparse.Namespace, name: str) -> object:
+    """The default of a flag in the script whose flags `namespace` holds. Raises LookupError."""
+    script = script_of(namespace)
+    return {flag.name: flag.default_of(script) for _, flag in flags_of(script)}[name]
+
+
+class Store(argparse.Action):
+    """Stores a flag's value and notes that it was given."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+        if values is not None:  # None: nothing stands at the place of the flag
+            namespace.given.add(self.dest)
+
+
 class Parser(argparse.ArgumentParser):
     """The command line of `script`; raises ValueError or OSError for a user's mistake.
 
@@ -626,10 +664,10 @@ class Parser(argparse.ArgumentParser):
         if default is not None:
             text += f" ({REQUIRED})" if default == REQUIRED else f" (default: {shown(default)})"
 
+        options = {"dest": flag.name, "type": PARSE[flag.kind], "action": Store}
         if flag.positional:
-            group.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=text)
+            group.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=text, action=Store)
             return
-        options = {"dest": flag.name, "type": PARSE[flag.kind]}
         if flag.kind is bool:
             options |= {"nargs": "?", "const": True}
         group.add_argument(
@@ -644,32 +682,26 @@ class Parser(argparse.ArgumentParser):
         if flag.alias:
             group.add_argument(f"--{flag.alias}", **options, **hidden)
         if flag.kind is bool:
-            group.add_argument(f"--no_{flag.name}", dest=flag.name, action="store_false", **hidden)
+            group.add_argument(
+                f"--no_{flag.name}", dest=flag.name, action=Store, nargs=0, const=False, **hidden
+            )
 
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parses `argv`, or else the process's command line, and checks each flag on its own."""
         flags = [flag for _, flag in flags_of(self.script)]
+        namespace = Args(self.script)
         if any(flag.positional for flag in flags):
             # Flags may stand between what is given by its place, and a switch must not take that
             # for its value.
             switches = {flag.spelling for flag in flags if flag.kind is bool}
             words = sys.argv[1:] if argv is None else argv
             words = [f"{word}=true" if word in switches else word for word in words]
-            args, rest = self.parse_known_intermixed_args(words)
+            args, rest = self.parse_known_intermixed_args(words, namespace)
         else:
-            args, rest = self.parse_known_args(argv)
+            args, rest = self.parse_known_args(argv, namespace)
         if rest:
             raise ValueError(self._unknown(rest))
-
-        missing = [
-            flag.spelling
-            for flag in flags
-            if flag.default_of(self.script) == REQUIRED and not getattr(args, flag.name)
-        ]
-        if missing:
-            raise ValueError(
-                f"required flags are missing: {', '.join(missing)} (--help explains them)"
-            )
+        self._refuse_missing(args, flags)
 
         for name in MEANINGLESS:
             if getattr(args, name) is not None:
@@ -681,6 +713,23 @@ class Parser(argparse.ArgumentParser):
         if getattr(args, "bf16", False) and getattr(args, "fp16", False):
             raise ValueError("--bf16 and --fp16 exclude each other: give one of them")
         return args
+
+    def _refuse_missing(self, namespace, flags):
+        """Raises ValueError for required flags that are missing or empty."""
+        required = {flag.name for flag in flags if flag.default_of(self.script) == REQUIRED}
+        hint = "--help explains them"
+        # Without weights to start from there is no folder that has these.
+        if self.script in TRAINING and namespace.do_train and not namespace.init_checkpoint:
+            required.add("bert_config_file")
+            if self.script != PRETRAINING:
+                required.add("vocab_file")
+            hint = "--init_checkpoint FOLDER can bring vocabulary and configuration"
+        for name in sorted(required & namespace.given):
+            if not getattr(namespace, name):
+                raise ValueError(f"--{name} is empty: give a value after the =")
+        missing = [flag.spelling for flag in flags if flag.name in required - namespace.given]
+        if missing:
+            raise ValueError(f"required flags are missing: {', '.join(missing)} ({hint})")
 
     def _unknown(self, rest):
         """The message for what argparse could not place."""
@@ -772,6 +821,12 @@ def run(function: Callable, *arguments):
         sys.exit(130)
 
 
+def note(text: str) -> None:
+    """Prints a line, in a run of several ranks on the first one alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
 def check_output_dir(path: str, name: str = "output_dir") -> None:
     """Raises OSError where files could not be written to the folder `path`; creates nothing."""
     parent = os.path.abspath(path)
@@ -793,11 +848,18 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
     if vocab is None:
         return
 
-    size = max(vocab.values()) + 1
-    if size != config.vocab_size:
+    # As Google counts: a line is an entry, even if it is blank or the same as another; but blank
+    # lines at the end are none.
+    size = max(index for word, index in vocab.items() if word) + 1
+    if size > config.vocab_size:
         raise ValueError(
             f"{args.vocab_file} has {size} entries, but vocab_size in {args.bert_config_file} "
             f"is {config.vocab_size}: they belong to different models"
+        )
+    if size < config.vocab_size:
+        note(
+            f"{args.vocab_file} has {size} entries for the {config.vocab_size} rows of the word "
+            f"table: right for a table with a reserve; the other rows are never read"
         )
 
     words = [word for word in vocab if not word.startswith("[")]

@@ -34,8 +34,6 @@ __all__ = [
     "load_weights",
 ]
 
-LAYER_NORM_EPSILON = 1e-12
-
 # Google adds this to the attention scores of hidden positions (modeling.py:720 of
 # google-research/bert). It is not -inf, which matters for a row that attends nothing: its softmax
 # is then over its true scores.
@@ -333,7 +331,7 @@ class BertEmbeddings(nn.Module):
         self.word_embeddings = WordEmbeddings(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, input_ids, token_type_ids, position_ids):
@@ -376,7 +374,7 @@ class BertSelfOutput(nn.Module):
     def __init__(self, config, input_size=None):
         super().__init__()
         self.dense = nn.Linear(input_size or config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(self, hidden_states, input_tensor):
@@ -562,7 +560,9 @@ def initialize(module, config):
     """Google's weights: normal with σ = initializer_range, cut at 2σ; biases 0, LayerNorm 1."""
     deviation = config.initializer_range
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
+        if isinstance(part, (nn.Linear, nn.Embedding)) and not deviation:
+            nn.init.zeros_(part.weight)
+        elif isinstance(part, (nn.Linear, nn.Embedding)):
             nn.init.trunc_normal_(part.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
         if isinstance(part, nn.Linear):
             nn.init.zeros_(part.bias)
@@ -575,7 +575,7 @@ class BertLMPredictionHead(nn.Module):
         super().__init__()
         self.transform = nn.Module()
         self.transform.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.transform.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.transform_act_fn = get_activation(config.hidden_act)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -591,6 +591,10 @@ class BertForPreTraining(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if not config.tie_word_embeddings:
+            raise ValueError(
+                "tie_word_embeddings is False, but the masked-LM head scores with the word table"
+            )
         self.bert = BertModel(config)
         self.cls = nn.Module()
         self.cls.predictions = BertLMPredictionHead(config)
@@ -644,7 +648,8 @@ class BertForSequenceClassification(nn.Module):
     """A dense layer over the pooled output, as in run_classifier.py of google-research/bert.
 
     Google drops 10 % of the pooled output whatever the configuration says; here it is
-    `hidden_dropout_prob`, which is 0.1 in every released model.
+    `classifier_dropout`, or where that is None `hidden_dropout_prob`, which is 0.1 in every
+    released model.
     """
 
     def __init__(self, config, num_labels=2):
@@ -652,6 +657,8 @@ class BertForSequenceClassification(nn.Module):
         self.num_labels = num_labels
         self.bert = BertModel(config)
         self.dropout_prob = config.hidden_dropout_prob
+        if config.classifier_dropout is not None:
+            self.dropout_prob = config.classifier_dropout
         self.classifier = Float32Linear(config.hidden_size, num_labels)
         initialize(self.classifier, config)
 

@@ -85,13 +85,20 @@ def parse_own_task(args):
         raise ValueError(f"--label_column {args.label_column} is also one of --text_columns")
 
     if args.labels is None:
-        train = os.path.join(args.data_dir, TsvProcessor.files["train"])
-        found = os.path.exists(train) and labels_found(train, args.label_column)
-        hint = f"; column {args.label_column} of {train} holds {found}" if found else ""
-        raise ValueError(f"--task_name tsv needs --labels, as in no,yes{hint}")
+        if args.do_train and not args.init_checkpoint:
+            refuse_missing_labels(args)
+        return  # The folder of the weights may name them: see take_labels.
     args.labels = tuple(label.strip() for label in args.labels.split(","))
     if len(args.labels) < 2 or len(set(args.labels)) < len(args.labels) or "" in args.labels:
         raise ValueError(f"--labels {','.join(args.labels)} must be two or more different names")
+
+
+def refuse_missing_labels(args):
+    """Raises ValueError, with the labels that training examples have."""
+    train = os.path.join(args.data_dir, TsvProcessor.files["train"])
+    found = os.path.exists(train) and labels_found(train, args.label_column)
+    hint = f"; column {args.label_column} of {train} holds {found}" if found else ""
+    raise ValueError(f"--task_name tsv needs --labels, as in no,yes{hint}")
 
 
 def refuse_own_task_flags(args):
@@ -140,6 +147,7 @@ from files import (
     SEEDS_RESULTS,
     TEST_RESULTS,
     WEIGHTS,
+    FolderLock,
     atomic_write,
 )
 from modeling import BertConfig, BertForSequenceClassification, classification_loss
@@ -159,6 +167,14 @@ FILES = {
 
 
 # --- the task ------------------------------------------------------------------------------------
+
+
+def take_labels(args):
+    """Fills in --labels from the folder of the weights. Raises ValueError if it names none."""
+    start = checkpoint.find_start(args)
+    if start is None or not start.labels:
+        refuse_missing_labels(args)
+    args.labels = tuple(start.labels)
 
 
 def make_processor(args):
@@ -283,7 +299,7 @@ def train_and_evaluate(args, runtime):
     weights = training.resolve_init_checkpoint(args, labels=labels)
 
     model = BertForSequenceClassification(config, len(labels) or 1)
-    training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
+    training.load_initial_weights(model, weights, runtime, args.do_train, labels)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
@@ -345,7 +361,17 @@ def train_seeds(args, runtime):
     Each run is what `--seed N --output_dir …/seed-N` alone would be.
     """
     processor = make_processor(args)
-    check_seeds(args, processor)
+    check_seeds(processor)
+    # With --overwrite_output_dir all seeds are trained again once all have ended; until then the
+    # same command, given again after a kill, spares those that have.
+    runtime.keep_finished = not os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
+    runtime.barrier()
+    lock = None
+    if runtime.is_main:
+        os.makedirs(args.output_dir, exist_ok=True)
+        lock = FolderLock(args.output_dir)
+        if args.overwrite_output_dir:
+            checkpoint.clear_output_dir(args, runtime)
     runs = {}
     collapsed_seeds = []
     for seed in args.seeds:
@@ -369,6 +395,7 @@ def train_seeds(args, runtime):
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
     copy_best(best, args.output_dir, files_of(processor).keys() - {SEEDS_RESULTS})
+    del lock
 
 
 def copy_best(folder, output_dir, names):
@@ -387,8 +414,8 @@ def copy_best(folder, output_dir, names):
                 shutil.copyfileobj(source, file)
 
 
-def check_seeds(args, processor):
-    """Raises ValueError if the best of several seeds could not be determined or not be kept."""
+def check_seeds(processor):
+    """Raises ValueError if the best of several seeds could not be determined."""
     figures = list(processor.metrics)
     if processor.labels:
         figures.insert(0, "eval_accuracy")
@@ -396,13 +423,6 @@ def check_seeds(args, processor):
         raise ValueError(
             f"--seeds: the main_metric of {type(processor).__name__} is {processor.main_metric}, "
             f"but there is only {', '.join(figures) or 'the loss'}"
-        )
-    has_weights = os.path.exists(os.path.join(args.output_dir, WEIGHTS))
-    has_seeds = os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
-    if has_weights and not has_seeds:
-        raise ValueError(
-            f"--output_dir {args.output_dir} holds the {WEIGHTS} of another run, which the best "
-            f"seed's would replace: use another folder"
         )
 
 
@@ -447,6 +467,8 @@ def print_table(summary):
 def execute(args) -> None:
     """Does what the parsed flags ask for."""
     runtime = training.setup(args)
+    if args.task_name == "tsv" and args.labels is None:
+        take_labels(args)
     if args.seeds:
         train_seeds(args, runtime)
     else:

@@ -8,6 +8,7 @@ reaches across white space, so it can cache the ids of every word.
 """
 
 import itertools
+import json
 import os
 import re
 import string
@@ -56,7 +57,7 @@ def load_vocab(vocab_file):
 
     As Google does, lines end only at "\\n", tokens are stripped, a repeated token gets the index of
     its last line, and a blank line is the token "". A byte-order mark and Windows line ends are
-    allowed.
+    allowed. The file may also be a tokenizer.json of transformers.
 
     Returns a dict from token to id. Raises FileNotFoundError, or ValueError for a file that is
     empty or not UTF-8 text.
@@ -76,9 +77,23 @@ def load_vocab(vocab_file):
         raise ValueError(f"{vocab_file}:{line} is not UTF-8; save vocab.txt as UTF-8") from None
     if not text.strip():
         raise ValueError(f"{vocab_file} is empty; pass the model's vocab.txt, one token per line")
+    if os.path.basename(vocab_file) == "tokenizer.json":
+        return _vocab_in_json(vocab_file, text)
     # Not `splitlines`: U+2028, U+0085 and others can be part of a token.
     lines = text.removesuffix("\n").split("\n")
     return {token.strip(): index for index, token in enumerate(lines)}
+
+
+def _vocab_in_json(path, text):
+    """Returns the vocabulary of WordPieces in a tokenizer.json. Raises ValueError."""
+    try:
+        model = json.loads(text)["model"]
+        vocab = model["vocab"]
+        if model["type"] == "WordPiece" and all(type(index) is int for index in vocab.values()):
+            return vocab
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{path} has no vocabulary of WordPieces; pass the model's vocab.txt")
 
 
 def _refuse_binary(vocab_file, head):

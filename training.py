@@ -7,13 +7,12 @@ features, one computes the loss or the outputs of a batch.
 
 import atexit
 import contextlib
-import glob
 import inspect
 import math
 import os
-import re
 import signal
 import sys
+import zlib
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,20 +22,26 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import flags
 import precision
 from checkpoint import (
-    read_metadata,
+    check_output_dir,
+    find_start,
+    inspect_folder,
+    order_of_labels,
     recorded_precision,
+    refuse_contradictions,
     resume_key,
     resume_or_clear,
     save_checkpoint,
+    take_from_folder,
 )
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import length_sorted_batches, num_train_steps, step_examples
-from files import WEIGHTS
+from files import FolderLock
 from optimization import create_optimizer
 from progress import Log, summary_writer
-from weights import load_weights
+from weights import fingerprint, load_weights
 
 # --- device and ranks ----------------------------------------------------------------------------
 
@@ -50,6 +55,8 @@ class Runtime:
     world_size: int = 1
     dtype: torch.dtype = torch.float32
     why_not_bf16: str = ""  # the reason, if --bf16 was given and the run computes in float32
+    lock: FolderLock | None = None  # of --output_dir, while a run trains there
+    keep_finished: bool = False  # --overwrite_output_dir spares finished runs: those of --seeds
 
     @property
     def is_main(self) -> bool:
@@ -82,6 +89,17 @@ class Runtime:
             dist.all_gather_object(values, value)
         return values
 
+    def require_equal(self, what: str, values: dict) -> None:
+        """Raises ValueError on every rank unless all ranks have the same `values` of `what`."""
+        first, *others = self.gather(values)
+        for rank, other in enumerate(others, start=1):
+            for name in first:
+                if other[name] != first[name]:
+                    raise ValueError(
+                        f"rank {rank} differs from rank 0 in {what}: {name} {other[name]}, not "
+                        f"{first[name]}: all ranks must see the same files and --output_dir"
+                    )
+
     def barrier(self) -> None:
         """Waits for all ranks; the last call of a run.
 
@@ -95,8 +113,11 @@ class Runtime:
 def setup(args) -> Runtime:
     """Chooses device, ranks and precision, and seeds the new weights.
 
-    Raises ValueError for flags that this machine or the number of ranks does not allow.
+    Flags that were not given are filled in from the folder of the weights. Raises ValueError for
+    flags that this machine, the number of ranks or the folders do not allow.
     """
+    take_from_folder(args)
+    check_output_dir(args)
     if args.tensorboard:
         summary_writer()
     local_rank = int(os.environ.get("LOCAL_RANK", args.local_rank))
@@ -232,68 +253,67 @@ def sum_gradients(_, bucket):
 
 
 def resolve_init_checkpoint(args, **metadata) -> str | None:
-    """The path of the weights to load, or None for random ones.
+    """The path of the weights to load, or None for random ones, by `checkpoint.find_start`.
 
-    That is --init_checkpoint, but for evaluation alone the weights in --output_dir where there are
-    any. Raises ValueError if there is nothing to evaluate, or if the weights were trained with
-    another casing or other `metadata` (e.g. labels); FileNotFoundError if they do not exist.
+    Raises ValueError if the weights were trained with another casing, other labels or other files
+    than this run's; FileNotFoundError if they do not exist.
     """
-    weights = args.init_checkpoint
-    if not args.do_train and os.path.exists(os.path.join(args.output_dir, WEIGHTS)):
-        weights = args.output_dir
-    if weights is None and not args.do_train:
-        raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
-    if weights and not (os.path.exists(weights) or os.path.exists(f"{weights}.index")):
-        folder = os.path.dirname(weights) or "."
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
-        raise FileNotFoundError(
-            f"--init_checkpoint {weights} does not exist; {folder} contains: "
-            f"{', '.join(found) or 'nothing'}"
-        )
-
-    casing = {"do_lower_case": args.do_lower_case}
-    if args.do_lower_case:  # Otherwise accents stay, whatever the flag says.
-        casing["strip_accents"] = args.strip_accents
-    saved = read_metadata(weights)
-    for name, value in {**casing, **metadata}.items():
-        # None: an older run that did not save it, or pre-training on text of unknown casing.
-        differs = saved.get(name) not in (None, value)
-        # A new head may have other labels.
-        if differs and (name in casing or not args.do_train):
-            raise ValueError(
-                f"{weights} was trained with {name} {saved[name]}, but this run has {value}"
-            )
-    return weights
+    start = find_start(args)
+    if start is None:
+        return None
+    refuse_contradictions(args, start)
+    if not args.do_train:  # A new head may have other labels.
+        order_of_labels(start, metadata.get("labels"))
+    if args.init_checkpoint and not start.source:
+        return args.init_checkpoint  # gone, though the run can resume; or without weights
+    if start.asked == args.output_dir and args.init_checkpoint not in (None, start.asked):
+        flags.note(f"using the weights in {start.asked}, not those of --init_checkpoint")
+    return start.asked if start.weights else start.source
 
 
-def load_initial_weights(model, path, runtime, head_may_be_new) -> None:
+def load_initial_weights(
+    model, path, runtime, head_may_be_new, labels=None, pooler_is_read=True
+) -> None:
     """Fills `model` from PyTorch weights or a TensorFlow checkpoint and prints what was left out.
 
-    Raises ValueError if the head has no weights, unless `head_may_be_new`.
+    `labels` are those of a classifier's outputs, which are put into that order. Raises ValueError
+    if the head has no weights, unless `head_may_be_new`, and if ranks have loaded other weights.
     """
     if path is None:
         runtime.print("no --init_checkpoint: the model starts from random weights")
+    elif not (os.path.exists(path) or inspect_folder(path).source):
+        runtime.print(f"{path} is gone: a run that resumes does not read it")
+    else:
+        folder = inspect_folder(path)
+        load = load_tf_weights if folder.is_tensorflow else load_weights
+        unfilled, unused = load(model, path, pooler_is_read)
+        if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
+            raise ValueError(
+                f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first"
+            )
+        runtime.print(
+            f"weights from {path}; new: {', '.join(unfilled) or 'none'}; "
+            f"not used: {', '.join(unused) or 'none'}"
+        )
+        if labels is not None and "classifier.weight" not in unfilled:
+            order_outputs(model, folder, labels, runtime)
+    if runtime.world_size > 1:
+        config = getattr(model, "bert", model).config
+        values = {"checksum": fingerprint(model.state_dict()), "configuration": config.to_dict()}
+        runtime.require_equal("the weights", values)
+
+
+def order_outputs(model, folder, labels, runtime) -> None:
+    """Puts the outputs of a classifier into the order of `labels`, where its folder names them."""
+    try:
+        order = order_of_labels(folder, labels)
+    except ValueError:  # other labels: the head is trained on
         return
-    load = load_tf_weights if is_tf_checkpoint(path) else load_weights
-    unfilled, unused = load(model, path)
-    if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
-        raise ValueError(f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first")
-    runtime.print(
-        f"weights from {path}; new: {', '.join(unfilled) or 'none'}; "
-        f"not used: {', '.join(unused) or 'none'}"
-    )
-
-
-def is_tf_checkpoint(path) -> bool:
-    """Whether `path` means a TensorFlow checkpoint; a folder with PyTorch weights does not."""
-    names = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
-    if any(name.endswith((".bin", ".safetensors")) for name in names):
-        return False
-    return any(
-        re.search(r"\.(index|meta|data-\d+-of-\d+)$", name) or os.path.exists(f"{name}.index")
-        for name in names
-    )
+    if order is None:
+        return
+    for parameter in model.classifier.parameters():
+        parameter.data = parameter.data[order]
+    runtime.print(f"the outputs {folder.labels} of {folder.path} are reordered as {list(labels)}")
 
 
 def print_features(runtime, name, features, max_seq_length, vocab) -> None:
@@ -333,8 +353,7 @@ def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
     scale = LossScale(args.loss_scale) if args.fp16 else None
 
     key = resume_key(args, examples.fingerprint)
-    start = resume(args, runtime, model, optimizer, scale, key)
-    os.makedirs(args.output_dir, exist_ok=True)
+    start = resume(args, runtime, model, optimizer, scale, key, steps)
     replica = parallel(runtime, model)
     model.train()
 
@@ -391,11 +410,20 @@ def num_steps(args, examples) -> tuple[int, int]:
     return steps, int(steps * args.warmup_proportion)
 
 
-def resume(args, runtime, model, optimizer, scale, key) -> int:
-    """Restores the newest checkpoint where there is one; returns how many steps are done."""
-    state = resume_or_clear(args, runtime, key)
+def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
+    """Restores the newest checkpoint where there is one; returns how many steps are done.
+
+    Raises ValueError if ranks would start from other weights, data or files.
+    """
+    if runtime.world_size > 1:
+        runtime.require_equal("what it trains on", key)
+    state = resume_or_clear(args, runtime, key, steps)
     if state is None:
         return 0
+    if args.bf16 and args.overwrite_output_dir:  # else `follow_checkpoint_precision` has done it
+        precision.go_on(runtime, (args.output_dir, str(state.get("precision", "bfloat16"))))
+    if runtime.world_size > 1:
+        runtime.require_equal("the checkpoint", {"checksum": fingerprint(state["model"])})
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if scale:
@@ -567,6 +595,10 @@ def predict(runtime, model, features, batch_size, make_batch, outputs_of, title)
     there is no progress bar.
     """
     model.eval()
+    if runtime.world_size > 1:
+        ids = np.concatenate([np.empty(0, np.int32), *(feature.input_ids for feature in features)])
+        values = {"number": len(features), "checksum": zlib.crc32(ids)}
+        runtime.require_equal("the inputs to predict", values)
     batches = length_sorted_batches([len(feature.input_ids) for feature in features], batch_size)
     own_batches = batches[runtime.rank :: runtime.world_size]
     quiet = title is None or not runtime.is_main

@@ -7,6 +7,7 @@ writes it; and `model.safetensors` (github.com/huggingface/safetensors).
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import crc32c
 import numpy as np
 
-from files import WEIGHT_FILES, atomic_write
+from files import WEIGHT_FILES, atomic_write, wrong_file
 
 # Key in the metadata of our .safetensors files: a checksum for each tensor, which the format lacks.
 CHECKSUMS = "crc32c"
@@ -29,6 +30,39 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+POOLER = ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
+ANCHOR = "bert.embeddings.word_embeddings.weight"
+
+# Constants in some files: 0, 1, 2, … and zeros.
+CONSTANTS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
+
+# What is put before names by those who wrap a model: DataParallel, torch.compile, FSDP, Lightning
+# modules, sentence-transformers, and users' own modules.
+WRAPPERS = (
+    "module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "net.", "network.", "backbone.",
+    "0.auto_model.", "auto_model.", "bert_model.",
+)  # fmt: skip
+
+# Keys under which files hold a state dict: ours, Lightning's, DeepSpeed's, users'.
+CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net")
+
+# What names mean that are not those of a plain BERT.
+FOREIGN_NAMES = (
+    (r"lora_[AB]\b|\.base_layer\.|^base_model\.model\.", "an adapter of PEFT: merge it first"),
+    (r"\bparametrizations\.|weight_(orig|mask|g|v)$", "a weight that PyTorch reparametrizes or "
+     "prunes: remove that first"),
+    (r"_packed_params|zero_point|\.SCB$|absmax$|\.qweight$", "a quantized weight"),
+    (r"\.distance_embedding\.", "relative position embeddings, which are not supported"),
+    (r"\.crossattention\.", "a decoder's cross-attention, which is not supported"),
+    (r"\.adapters?\b|prefix_encoder|prompt_encoder", "an adapter, which is not supported"),
+    (r"\bbert\.encoder\.layers\.|\bmixer\.|Wqkv", "of flash-attention's BERT"),
+    (r"^(encoder\.)?layers\.\d+\.(self_attn|norm)", "of torch.nn.TransformerEncoder"),
+    (r"\b(xlm_)?roberta\.|\bcamembert\.", "of RoBERTa, another architecture"),
+    (r"\bdistilbert\.", "of DistilBERT, another architecture"),
+    (r"\balbert\b|albert_layer_groups", "of ALBERT, another architecture"),
+    (r"\b(electra|deberta|nezha|mpnet|xlnet|longformer)\.", "of another architecture"),
+    (r"(^|\.)wte\.|^transformer\.h\.|(^|\.)h\.\d+\.", "of GPT-2, another architecture"),
+)  # fmt: skip
 
 
 # --- filling a model -----------------------------------------------------------------------------
@@ -37,11 +71,13 @@ TIED = {
 def standard_name(name: str) -> str:
     """The name of a tensor in the files in circulation: with `bert.`, `weight` and `bias`.
 
-    Takes names with DataParallel's `module.`, of a bare encoder, or with TensorFlow's `gamma` and
-    `beta`.
+    Takes the names of wrapped models (see WRAPPERS), of a bare encoder, NVIDIA's `dense_act`, and
+    TensorFlow's `gamma` and `beta`.
     """
-    name = re.sub(r"^module\.", "", name)
+    while wrapper := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
+        name = name.removeprefix(wrapper)
     name = re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
+    name = name.replace(".dense_act.", ".dense.")
     name = re.sub(r"gamma$", "weight", name)
     return re.sub(r"beta$", "bias", name)
 
@@ -49,26 +85,48 @@ def standard_name(name: str) -> str:
 def standard_state_dict(state_dict: dict, source: str) -> dict:
     """The same tensors under their standard names, without copies of tied ones.
 
-    Raises ValueError, naming `source`, where a tied copy differs from its original.
+    An untied copy, which differs from its original, stays under its own name. Raises ValueError,
+    naming `source`, where two tensors get the same name.
     """
-    tensors = {standard_name(name): tensor for name, tensor in state_dict.items()}
+    names = {}
+    for name in state_dict:
+        other = names.setdefault(standard_name(name), name)
+        if other != name:
+            raise ValueError(f"{source} holds two models: both {other} and {name}")
+    tensors = {name: state_dict[given] for name, given in names.items()}
     for copy, original in TIED.items():
-        tensor = tensors.pop(copy, None)
-        if tensor is None:
-            continue
+        tensor = tensors.get(copy)
         # A file may hold the copy alone.
-        if not tensor.equal(tensors.setdefault(original, tensor)):
-            raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
+        if tensor is not None and tensor.equal(tensors.setdefault(original, tensor)):
+            del tensors[copy]
     return tensors
 
 
-def load_weights(model, path_or_state_dict) -> tuple[list[str], list[str]]:
+def refuse_untied(tensors, source) -> None:
+    """Raises ValueError for a masked-LM head that has a table of its own."""
+    for copy, original in TIED.items():
+        if copy in tensors:
+            raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
+
+
+def what_it_holds(names) -> str:
+    """A name that a file holds instead of those of BERT, and what it means, for a message."""
+    for name in names:
+        for pattern, meaning in FOREIGN_NAMES:
+            if re.search(pattern, name):
+                return f"; it holds {name}, {meaning}"
+    first = next(iter(names), None)
+    return f"; it holds {first}" if first else "; it holds nothing"
+
+
+def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[str], list[str]]:
     """Fills `model` from a file, a folder or a state dict; returns (unfilled, unused) names.
 
-    Takes names with or without `bert.`, `gamma` and `beta`, any floating-point type, and other
-    heads. Only tensors of heads may stay unfilled, and the pooler if the head that reads it does
-    (or if no head reads it). Raises ValueError if another tensor of the encoder is missing or has
-    another shape or type; the model is then unchanged. Raises as `read_state_dict` for files.
+    Takes names as `standard_name` does, any floating-point type, and other heads. Only tensors of
+    heads may stay unfilled, and the pooler if the head that reads it does, or if no head reads it;
+    of a model without a head the pooler's output is read unless `pooler_is_read` is False. Raises
+    ValueError if another tensor of the encoder is missing or has another shape or type, or has no
+    place in the model; the model is then unchanged. Raises as `read_state_dict` for files.
     """
     import torch
 
@@ -77,10 +135,14 @@ def load_weights(model, path_or_state_dict) -> tuple[list[str], list[str]]:
     if not isinstance(given, dict):
         source = given
         given = read_state_dict(given)
+    held = list(given)
     given = standard_state_dict(given, source)
-    given.pop("bert.embeddings.position_ids", None)  # 0, 1, 2, …: a constant in some files
+    for name in CONSTANTS:
+        given.pop(name, None)
 
     targets = {standard_name(name): tensor for name, tensor in model.named_parameters()}
+    if "cls.predictions.bias" in targets:
+        refuse_untied(given, source)
     found = {
         name: list(tensor.shape) if tensor.is_floating_point() else str(tensor.dtype)
         for name, tensor in given.items()
@@ -90,26 +152,37 @@ def load_weights(model, path_or_state_dict) -> tuple[list[str], list[str]]:
     unused = sorted(given.keys() - fitting)
 
     # Other libraries save models for questions or masked words without a pooler.
-    has_head = any(not name.startswith("bert.") for name in targets)
-    reads_pooler = {"classifier.weight", "cls.seq_relationship.weight"}
-    pooler_may_be_new = has_head and not fitting & reads_pooler
+    if any(not name.startswith("bert.") for name in targets):
+        pooler_is_read = bool(fitting & {"classifier.weight", "cls.seq_relationship.weight"})
     for name in unfilled:
         if not name.startswith("bert."):
             continue
-        if name.startswith("bert.pooler.") and name not in found and pooler_may_be_new:
+        if name in POOLER and not pooler_is_read and not found.keys() & set(POOLER):
             continue
         needed = list(targets[name].shape)
-        raise ValueError(
-            f"{source}: {name} is {found.get(name, 'missing')}, the model's is {needed}"
-        )
-    deeper = [name for name in unused if name.startswith("bert.encoder.layer.")]
-    if deeper:
-        raise ValueError(f"{source}: {deeper[0]} is of a larger model than the configuration's")
+        there = found.get(name, "missing")
+        # A single tensor that is missing needs no hint at what the others are.
+        hint = "" if ANCHOR in found else what_it_holds(held)
+        raise ValueError(f"{source}: {name} is {there}, the model's is {needed}{hint}")
+    _refuse_more(source, unused, model)
 
     with torch.no_grad():
         for name in fitting:
             targets[name].copy_(given[name])
     return unfilled, unused
+
+
+def _refuse_more(source, unused, model):
+    """Raises ValueError if a file has more in its encoder than the model: it computes more."""
+    layers = getattr(model, "bert", model).config.num_hidden_layers
+    for name in unused:
+        if not name.startswith("bert."):
+            continue
+        layer = re.match(r"bert\.encoder\.layer\.(\d+)\.", name)
+        if layer and int(layer[1]) >= layers:
+            raise ValueError(f"{source}: {name} is of a larger model than the configuration's")
+        meaning = what_it_holds([name]).removeprefix(f"; it holds {name}") or ", not a part of BERT"
+        raise ValueError(f"{source} holds {name}{meaning}")
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -199,6 +272,15 @@ def write_safetensors(path: str, arrays: dict[str, np.ndarray]) -> None:
             raise OSError(str(error)) from None
 
 
+def fingerprint(state_dict) -> str:
+    """A checksum of a state dict's names and values."""
+    checksum = 0
+    for name, tensor in sorted(state_dict.items()):
+        data = tensor.detach().cpu().contiguous().reshape(-1).numpy().view(np.uint8)
+        checksum = crc32c.crc32c(data, crc32c.crc32c(name.encode(), checksum))
+    return f"{checksum:08x}"
+
+
 def _checksum(name, dtype, shape, data):
     """CRC-32C of a tensor's name, type, shape and bytes."""
     return crc32c.crc32c(data, crc32c.crc32c(f"{name} {dtype} {list(shape)}".encode()))
@@ -214,19 +296,32 @@ def read_state_dict(path) -> dict:
     FileNotFoundError, or ValueError naming the file.
     """
     weights = {}
-    for file in _find_files(os.fspath(path)):
+    for file in find_weight_files(os.fspath(path)):
         weights.update(_read_file(file))
     return weights
 
 
-def _find_files(path):
+def weights_in(folder) -> dict[str, str]:
+    """{name: path} of the weights in a folder that PyTorch reads, the preferred ones first.
+
+    A name is pytorch_model.bin, model.safetensors, or that of an index of several parts.
+    """
+    names = [*WEIGHT_FILES, *(f"{name}.index.json" for name in WEIGHT_FILES)]
+    paths = {name: os.path.join(folder, name) for name in names}
+    return {name: path for name, path in paths.items() if os.path.exists(path)}
+
+
+def find_weight_files(path):
     """The files that `path` means: the file itself, a folder's, or the parts of a large model."""
     if os.path.isdir(path):
-        names = [*WEIGHT_FILES, *(f"{name}.index.json" for name in WEIGHT_FILES)]
-        found = [name for name in names if os.path.exists(os.path.join(path, name))]
+        found = weights_in(path)
         if not found:
-            raise FileNotFoundError(f"{path} holds neither {' nor '.join(WEIGHT_FILES)}")
-        path = os.path.join(path, found[0])
+            others = ", ".join(sorted(os.listdir(path))[:9])
+            raise FileNotFoundError(
+                f"{path} holds neither {' nor '.join(WEIGHT_FILES)}"
+                + (f"; it contains: {others}" if others else "")
+            )
+        path = next(iter(found.values()))
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist")
     if not path.endswith(".index.json"):
@@ -236,25 +331,40 @@ def _find_files(path):
         with open(path, encoding="utf-8") as file:
             parts = sorted(set(json.load(file)["weight_map"].values()))
         # Only base names count, so an index cannot point outside its folder.
-        return [os.path.join(os.path.dirname(path), os.path.basename(part)) for part in parts]
+        parts = [os.path.join(os.path.dirname(path), os.path.basename(part)) for part in parts]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise ValueError(f"{path} is damaged or not an index of PyTorch weights") from None
+    for part in parts:
+        if not os.path.exists(part):
+            reason = f"missing, but {os.path.basename(path)} lists it: download it too"
+            raise FileNotFoundError(errno.ENOENT, reason, part)
+    return parts
 
 
 def _read_file(path):
     """{name: tensor} of one file."""
     import torch
 
+    if not os.path.isdir(path) and (problem := wrong_file(path)):
+        raise ValueError(f"{path} is {problem}")
     with damage_named(path, "damaged or not a file of PyTorch weights"):
         if path.endswith(".safetensors"):
             weights = _read_safetensors(path)
         else:
             weights = read_archive(path, mmap=True)
-    if isinstance(weights, dict) and {"model", "optimizer"} <= weights.keys():
-        weights = weights["model"]  # a checkpoint of ours, for resuming
-    values = weights.values() if isinstance(weights, dict) else [None]
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        raise ValueError(f"{path} is not a state dict: not all of its values are tensors")
+
+    def is_state_dict(value):
+        values = value.values() if isinstance(value, dict) else [None]
+        return all(isinstance(tensor, torch.Tensor) for tensor in values)
+
+    if isinstance(weights, dict) and not is_state_dict(weights):
+        for name in CONTAINERS:
+            if weights.get(name) and is_state_dict(weights[name]):
+                return weights[name]
+    if not is_state_dict(weights):
+        keys = ", ".join(map(str, weights)) if isinstance(weights, dict) else ""
+        hint = f" (its keys: {keys[:80]})" if keys else ""
+        raise ValueError(f"{path} is not a state dict: not all of its values are tensors{hint}")
     return weights
 
 
@@ -268,7 +378,10 @@ def damage_named(path, problem="damaged"):
             raise  # not damage: the file does not exist or cannot be opened
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
+            other = re.search(r"GLOBAL (\S+)", str(error))
             reason = "only plain tensors are unpickled"
+            if other and "Unsupported global" in str(error):
+                reason += f", but it holds a {other[1]}: save its state dict alone"
         raise ValueError(f"{path} is {problem}: {reason}") from None
 
 

@@ -168,6 +168,19 @@ def test_check_model_knows_vocabularies():
         flags.check_model(*model(uncased, 1200))
 
 
+def test_a_table_may_have_rows_in_reserve(capsys):
+    """Many public models have: padded to a multiple of 8, or for words to come."""
+    words = ["[UNK]", *(f"word{number}" for number in range(1200))]
+    flags.check_model(*model(words, 1208))
+    assert capsys.readouterr().out == (
+        "v has 1201 entries for the 1208 rows of the word table: right for a table with a reserve; "
+        "the other rows are never read\n"
+    )
+    # Blank lines at the end are no entries.
+    flags.check_model(*model([*words, ""], 1201))
+    assert capsys.readouterr().out == ""
+
+
 def test_googles_multilingual_vocabulary_is_neither(tmp_path):
     """Blank lines and doubles count as lines do: the size is that of the last line's index."""
     words = ["[UNK]", "[PAD]", "中", "中", "文"]
@@ -230,12 +243,11 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
     assert not any(name in text for name in (*flags.MEANINGLESS, "--no_do_train"))
 
 
-# What a resumed run must have in common with the run that was stopped, beside the content of the
-# configuration and the training examples.
+# What a resumed run must have in common with the run that was stopped, beside the content of its
+# files and the training examples.
 DECIDE = {
-    "bert_config_file", "bf16", "do_lower_case", "fp16", "init_checkpoint", "learning_rate",
-    "loss_scale", "max_seq_length", "schedule", "seed", "strip_accents", "train_batch_size",
-    "vocab_file",
+    "bf16", "do_lower_case", "fp16", "learning_rate", "loss_scale", "max_seq_length", "schedule",
+    "seed", "strip_accents", "train_batch_size",
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
@@ -259,7 +271,8 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
     assert checkpoint.resume_key(args, 0).keys() == {
-        *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "training examples"
+        *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "content of --vocab_file",
+        "content of --init_checkpoint", "training examples",
     }  # fmt: skip
     # One flag's name stands for it in all scripts that train.
     for flag in declared(script):

@@ -64,6 +64,10 @@ def paths(tiny_model, mrpc, squad, tmp_path_factory):
     (root / "a_file").write_text("mine")
     (root / "foreign").mkdir()
     shutil.copy(tiny_model / "pytorch_model.bin", root / "foreign")
+    (root / "shards").mkdir()
+    (root / "shards/model.safetensors.index.json").write_text("{}")
+    (root / "broken").mkdir()
+    (root / "broken/run.json").write_text("[")
     (root / "damaged").mkdir()
     (root / "damaged/checkpoint-3.pt").write_bytes(b"half")
     return found

@@ -184,7 +184,8 @@ def test_cut_and_lengthened(tmp_path, arrays, name):
     data = path.read_bytes()
     for length in (0, 1, 7, 8, 40, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=f"{name} is damaged or not a file of PyTorch weights"):
+        problem = "damaged or not a file of PyTorch weights" if length else "empty: download"
+        with pytest.raises(ValueError, match=f"{name} is {problem}"):
             read_state_dict(path)
 
 

@@ -57,6 +57,14 @@ def write_configs(folder, model):
         "narrow": {"hidden_size": 12},
         "dropout": {"hidden_dropout_prob": 1.5},
         "text_size": {"intermediate_size": "37"},
+        "decoder": {"is_decoder": True},
+        "relative": {"position_embedding_type": "relative_key"},
+        "pruned": {"pruned_heads": {"0": [1]}},
+        "roberta": {"model_type": "roberta"},
+        "epsilon": {"layer_norm_eps": 1e-5},
+        "two_heads": {"num_attention_heads": 2},
+        "untied": {"tie_word_embeddings": False},
+        "small_vocab": {"vocab_size": 150},
     }
     for name, change in changes.items():
         (folder / f"{name}.json").write_text(json.dumps({**config, **change}), "utf-8")
@@ -97,6 +105,10 @@ def write_weights(folder, model):
         "answers": {
             **weights, "qa_outputs.weight": torch.ones(2, 24), "qa_outputs.bias": torch.ones(2)
         },
+        "roberta": {name.replace("bert.", "roberta.", 1): w for name, w in weights.items()},
+        "adapter": {**weights, f"{query[:-7]}.lora_A.weight": torch.ones(4, 24)},
+        "twice": {**weights, **{f"model.{name}": w for name, w in weights.items()}},
+        "untied": {**weights, "cls.predictions.decoder.weight": torch.ones(187, 24)},
         "nan": nan, "missing": missing, "list": [1, 2], "evil": {"weight": Code()},
         "three_labels": {
             **weights, "classifier.weight": torch.ones(3, 24), "classifier.bias": torch.ones(3)
@@ -110,6 +122,23 @@ def write_weights(folder, model):
     (folder / "damaged.bin").write_bytes(content)
     (folder / "cut.bin").write_bytes(content[:1000])
     (folder / "text.bin").write_text("not weights\n")
+    (folder / "pointer.bin").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
+    (folder / "page.safetensors").write_text("<!DOCTYPE html>\n<html>")
+    (folder / "error.bin").write_text('{"error": "Entry not found"}')
+    (folder / "parts").mkdir()
+    (folder / "parts/model.safetensors.index.json").write_text(
+        '{"weight_map": {"bert.pooler.dense.bias": "model-1.safetensors"}}'
+    )
+    for name, file, content in (
+        ("bare", "tokenizer_config.json", "{}"),
+        ("japanese", "tokenizer_config.json", '{"tokenizer_class": "BertJapaneseTokenizer"}'),
+        ("not_chinese", "tokenizer_config.json", '{"tokenize_chinese_chars": false}'),
+        ("other_unknown", "special_tokens_map.json", '{"unk_token": "<unk>"}'),
+        ("broken", "tokenizer_config.json", '{"do_lower_case"'),
+    ):
+        (folder / name).mkdir()
+        shutil.copy(model / "pytorch_model.bin", folder / name)
+        (folder / name / file).write_text(content, "utf-8")
     (folder / "empty.bin").write_bytes(b"")
     (folder / "nothing").mkdir()
     for name, text in (

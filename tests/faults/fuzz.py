@@ -139,7 +139,9 @@ def parse_tensorflow(data, folder):
 # --- PyTorch's weights, safetensors, resume checkpoints -------------------------------------------
 
 TENSORS = {"bert.pooler.dense.bias": np.arange(7, dtype="f4"), "classifier.bias": np.ones(1, "f4")}
-RUNTIME = SimpleNamespace(is_main=True, print=lambda *_: None)
+RUNTIME = SimpleNamespace(
+    is_main=True, print=lambda *_: None, require_equal=lambda *_: None, keep_finished=False
+)
 
 
 class Code:
@@ -209,8 +211,10 @@ def parse_resume(data, folder):
     """Depths: an archive; the pickle in it."""
     depth, data = at_depth(data, 2)
     (folder / "checkpoint-3.pt").write_bytes(around(data) if depth else data)
-    args = SimpleNamespace(output_dir=str(folder), overwrite_output_dir=False)
-    checkpoint.resume_or_clear(args, RUNTIME, {"seed": "42"})
+    args = SimpleNamespace(
+        output_dir=str(folder), overwrite_output_dir=False, do_train=True, init_checkpoint=None
+    )
+    checkpoint.resume_or_clear(args, RUNTIME, {"seed": "42"}, 9)
 
 
 def safetensors_seeds():

@@ -1,0 +1,596 @@
+"""Models of other libraries and older times: configurations, tokenizers, labels, wrapped weights.
+
+Each is read as it is meant, or refused by the name of what is not supported. What is written means
+the same in transformers.
+"""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, model_flags, roundings, write_tiny_model
+
+import checkpoint
+import configuration
+import convert_tf_checkpoint_to_pytorch as to_pytorch
+import extract_features
+import run_classifier
+from configuration import BertConfig
+from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
+from modeling import (
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    load_weights,
+)
+from tf_checkpoint import write_checkpoint
+from tokenization import load_vocab
+from training import Runtime, load_initial_weights
+from weights import read_state_dict
+
+RUNTIME = Runtime(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def config(base):
+    return BertConfig.from_json_file(base / "bert_config.json")
+
+
+def new(kind, config, *arguments, seed=1):
+    """A model all of whose parameters are random."""
+    torch.manual_seed(seed)
+    model = kind(config, *arguments).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def inputs(config):
+    ids = torch.randint(5, config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(3))
+    segments = (torch.arange(11) > 5).long().expand(2, 11)
+    return ids, segments, torch.ones_like(ids)
+
+
+@torch.no_grad()
+def logits(model, config):
+    """All that one of our models computes for some tokens, as one vector."""
+    found = model(*inputs(config))
+    found = found if isinstance(found, tuple) else (found,)
+    return torch.cat([tensor.flatten() for tensor in found])
+
+
+@torch.no_grad()
+def their_logits(model, config):
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    found = model.eval()(**dict(zip(names, inputs(config)))).to_tuple()
+    return torch.cat([tensor.flatten() for tensor in found])
+
+
+# --- configurations ------------------------------------------------------------------------------
+
+
+def test_every_key_of_transformers_has_a_row():
+    """A key that a later version adds fails here until it is decided what it means."""
+    transformers = pytest.importorskip("transformers")
+    theirs = {field.name for field in dataclasses.fields(transformers.BertConfig)}
+    theirs |= {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}
+    theirs |= transformers.BertConfig().to_dict().keys()
+    # What the constructor takes beside its fields.
+    theirs |= {"num_labels", "torch_dtype", "name_or_path", "per_layer_config",
+               "attn_implementation", "tie_last_hidden_states"}  # fmt: skip
+    own = {field.name for field in dataclasses.fields(BertConfig)} - {"extra"}
+    tables = (own, configuration.REFUSED.keys(), configuration.DESCRIPTIVE, configuration.HARMLESS)
+    assert not theirs - set().union(*tables)
+    assert sum(map(len, tables)) == len(set().union(*tables)), "a key is in two tables"
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("model_type", "roberta"), ("is_decoder", True), ("add_cross_attention", True),
+        ("is_encoder_decoder", True), ("position_embedding_type", "relative_key"),
+        ("position_embedding_type", "relative_key_query"), ("position_embedding_type", "alibi"),
+        ("pruned_heads", {"0": [1]}), ("per_layer_config", {"0": {"hidden_act": "relu"}}),
+        ("quantization_config", {"load_in_8bit": True}), ("embedding_size", 12),
+        ("auto_map", {"AutoModel": "modeling.Model"}), ("hidden_act", "silu"),
+        ("layer_norm_eps", -1.0), ("layer_norm_eps", "1e-5"), ("classifier_dropout", 2),
+    ],
+)  # fmt: skip
+def test_keys_that_change_the_function_are_refused_by_name(tmp_path, base, key, value, call):
+    content = json.loads((base / "bert_config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**content, key: value}), "utf-8")
+    (tmp_path / "texts").write_text("a\n")
+    outcome = call(
+        extract_features, f"--input_file={tmp_path / 'texts'}", *model_flags(base),
+        f"--bert_config_file={tmp_path / 'config.json'}", f"--output_file={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert f"{tmp_path}/config.json is not a BERT configuration: " in outcome.err
+    assert (key in outcome.err or "unknown activation" in outcome.err) and str(value) in outcome.err
+
+
+def test_values_that_change_nothing_are_read():
+    neutral = {"is_decoder": False, "position_embedding_type": "absolute", "pruned_heads": {},
+               "model_type": "bert", "add_cross_attention": None, "chunk_size_feed_forward": 4,
+               "use_cache": True, "pad_token_id": 3, "auto_map": {}}  # fmt: skip
+    config = BertConfig.from_dict({**TINY, "vocab_size": 9, **neutral})
+    assert config.hidden_size == TINY["hidden_size"]
+    assert config.extra == {"chunk_size_feed_forward": 4, "use_cache": True, "pad_token_id": 3}
+
+
+def test_what_describes_the_old_model_is_not_carried_on():
+    old = {
+        "num_labels": 7, "dtype": "float16", "torch_dtype": "float16", "label2id": {"x": 0},
+        "problem_type": "multi_label_classification", "id2label": {"0": "x"},
+        "architectures": ["BertForMaskedLM"], "_name_or_path": "a/b",
+        "transformers_version": "4.1", "finetuning_task": "mrpc", "directionality": "bidi",
+    }  # fmt: skip
+    config = BertConfig.from_dict({**TINY, "vocab_size": 9, **old})
+    plain = BertConfig(**TINY, vocab_size=9)
+    assert config.to_dict() == {**plain.to_dict(), "directionality": "bidi"}
+
+
+def test_the_oldest_configurations():
+    assert BertConfig.from_dict({"vocab_size_or_config_json_file": 9, **TINY}).vocab_size == 9
+    transformers_own = BertConfig.from_dict({"model_type": "bert", "hidden_size": 24,
+                                             "num_attention_heads": 3})  # fmt: skip
+    assert transformers_own.vocab_size == 30522 and transformers_own.type_vocab_size == 2
+    assert BertConfig.from_dict({"vocab_size": 9}).type_vocab_size == 16  # Google's
+
+
+def test_weights_without_deviation():
+    model = BertForSequenceClassification(BertConfig(**TINY, vocab_size=9, initializer_range=0.0))
+    assert not any(weight.any() for name, weight in model.named_parameters() if "Norm" not in name)
+
+
+def test_googles_file_stays_googles():
+    """Keys that Google's code does not know are written only where they say something."""
+    plain = BertConfig(**TINY, vocab_size=9).to_dict()
+    assert not plain.keys() & configuration.NOT_GOOGLES.keys()
+    other = BertConfig(**TINY, vocab_size=9, layer_norm_eps=1e-5, classifier_dropout=0.3)
+    assert BertConfig.from_dict(other.to_dict()) == other
+    assert other.to_dict()["layer_norm_eps"] == 1e-5
+
+
+def test_dropout_of_a_classifier():
+    config = BertConfig(**TINY, vocab_size=9, classifier_dropout=0.3)
+    assert BertForSequenceClassification(config).dropout_prob == 0.3
+    config.classifier_dropout = None
+    assert BertForSequenceClassification(config).dropout_prob == config.hidden_dropout_prob
+
+
+# --- there and back: transformers' models --------------------------------------------------------
+
+
+def save(folder, model, config, base, **facts):
+    folder.mkdir(exist_ok=True)
+    args = types.SimpleNamespace(
+        output_dir=str(folder), vocab_file=str(base / "vocab.txt"), do_lower_case=True,
+        strip_accents=True, save_safetensors=False, keep_checkpoints=1,
+    )  # fmt: skip
+    checkpoint.save_model(args, RUNTIME, model, config, **facts)
+
+
+FIVE = ["one star", "two", "three", "four", "five, the best"]
+KINDS = {
+    "two classes": (BertForSequenceClassification, (2,), {"labels": ["no", "yes"]}),
+    "five classes": (BertForSequenceClassification, (5,), {"labels": FIVE}),
+    "regression": (BertForSequenceClassification, (1,), {"labels": []}),
+    "questions": (BertForQuestionAnswering, (), {}),
+    "pretraining": (BertForPreTraining, (), {}),
+}
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back(tmp_path, base, kind, epsilon):
+    """Our folder -> transformers -> our folder: the same logits, labels by name, in float32."""
+    transformers = pytest.importorskip("transformers")
+    values = json.loads((base / "bert_config.json").read_text("utf-8"))
+    # As if read from a folder of transformers whose model was another one.
+    old = {"num_labels": 7, "dtype": "float16", "problem_type": "multi_label_classification",
+           "id2label": {"0": "a", "1": "b", "2": "c"}, "tie_word_embeddings": True}  # fmt: skip
+    config = BertConfig.from_dict({**values, **old, "layer_norm_eps": epsilon})
+    model_class, arguments, facts = KINDS[kind]
+    model = new(model_class, config, *arguments)
+    save(tmp_path / "ours", model, config, base, **facts)
+
+    theirs = getattr(transformers, model_class.__name__).from_pretrained(tmp_path / "ours")
+    assert theirs.dtype == torch.float32
+    assert roundings(logits(model, config), their_logits(theirs, config)) < 64
+    labels = facts.get("labels")
+    if labels:
+        assert theirs.config.id2label == dict(enumerate(labels))
+        assert theirs.config.label2id == {label: number for number, label in enumerate(labels)}
+        assert theirs.config.problem_type == "single_label_classification"
+    elif labels == []:
+        assert theirs.num_labels == 1 and theirs.config.problem_type == "regression"
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(
+        tmp_path / "theirs"
+    )
+    folder = checkpoint.inspect_folder(tmp_path / "theirs")
+    assert folder.labels == (labels or None) and folder.casing == {
+        "do_lower_case": True, "strip_accents": True
+    }  # fmt: skip
+    assert load_vocab(folder.vocab_file) == load_vocab(base / "vocab.txt")
+    again = BertConfig.from_json_file(folder.config_file)
+    assert again.layer_norm_eps == epsilon
+    back = new(model_class, again, *arguments, seed=2)
+    unfilled, unused = load_weights(back, folder.source)
+    assert unused == [] and (kind == "questions" or unfilled == [])  # there without a pooler
+    assert torch.equal(logits(back, config), logits(model, config))
+
+
+def test_masked_words_there_and_back(tmp_path, base, config):
+    """transformers' masked-LM model has no pooler, and no other library's need one of it."""
+    transformers = pytest.importorskip("transformers")
+    model = new(BertForPreTraining, config)
+    save(tmp_path / "ours", model, config, base)
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours")
+    ours, _ = model(*inputs(config))
+    assert roundings(ours.flatten(), their_logits(theirs, config)) < 64
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert checkpoint.inspect_folder(tmp_path / "theirs").task == "masked words"
+    back = new(BertForPreTraining, config, seed=2)
+    unfilled, unused = load_weights(back, tmp_path / "theirs")
+    assert all("pooler" in name or "seq_relationship" in name for name in unfilled) and not unused
+    assert torch.equal(back(*inputs(config))[0], ours)
+
+
+def test_an_encoder_without_pooler_gives_features(tmp_path, base, config, call):
+    """extract_features.py and the converter read it: nothing there needs a pooler."""
+    transformers = pytest.importorskip("transformers")
+    save(tmp_path / "ours", new(BertForPreTraining, config), config, base)
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    convert_pytorch_checkpoint_to_tf(
+        str(tmp_path / "theirs"), str(tmp_path / "theirs/config.json"), str(tmp_path / "tf/a.ckpt")
+    )
+    (tmp_path / "texts").write_text("a text\n")
+    given = [f"--vocab_file={base / 'vocab.txt'}", f"--input_file={tmp_path / 'texts'}"]
+    config_file = f"--bert_config_file={tmp_path / 'ours/bert_config.json'}"
+    for name in ("ours", "theirs", "tf/a.ckpt"):
+        call(
+            extract_features, *given, config_file, f"--init_checkpoint={tmp_path / name}",
+            "--layers=-1", "--max_seq_length=24", f"--output_file={tmp_path / name}.jsonl",
+        ).ok()  # fmt: skip
+    content = (tmp_path / "ours.jsonl").read_bytes()
+    assert content == (tmp_path / "theirs.jsonl").read_bytes()
+    assert content == (tmp_path / "tf/a.ckpt.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="pooler.dense.bias is missing"):
+        load_weights(BertModel(config), tmp_path / "theirs")  # Its user reads the pooled output.
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def classifier_folder(folder, base, config, id2label, **more):
+    """A folder as transformers writes it, whose classifier has an output for each label."""
+    model = new(BertForSequenceClassification, config, len(id2label))
+    folder.mkdir(exist_ok=True)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    values = {**config.to_dict(), "model_type": "bert", "id2label": id2label,
+              "architectures": ["BertForSequenceClassification"]}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(values), "utf-8")
+    (folder / "vocab.txt").write_bytes((base / "vocab.txt").read_bytes())
+    for name, content in more.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
+    return model
+
+
+def test_outputs_in_another_order_are_reordered(tmp_path, base, config, capsys):
+    names = {"0": "ENTAILMENT", "2": "Contradiction", "1": "neutral"}
+    theirs = classifier_folder(tmp_path, base, config, names)
+    labels = ["contradiction", "entailment", "neutral"]
+    ours = new(BertForSequenceClassification, config, 3, seed=2)
+    load_initial_weights(ours, str(tmp_path), RUNTIME, False, labels)
+    assert torch.equal(ours(*inputs(config)), theirs(*inputs(config))[:, [2, 0, 1]])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"the outputs ['ENTAILMENT', 'neutral', 'Contradiction'] of {tmp_path} are reordered as "
+        f"{labels}"
+    )
+
+
+@pytest.mark.parametrize(
+    "names, labels, order",
+    [
+        ({"0": "LABEL_0", "1": "LABEL_1"}, ["0", "1"], None),
+        ({"0": "0", "1": "1"}, ["0", "1"], None),
+        ({"0": 1, "1": 0}, ["0", "1"], [1, 0]),
+        ({"1": "yes", "0": "no"}, ["yes", "no"], [1, 0]),
+        ({"0": "good", "1": "bad"}, ["0", "1"], "was trained with labels ['good', 'bad']"),
+        ({"0": "a", "1": "b", "2": "c"}, ["a", "b"], "but this run has ['a', 'b']"),
+        ({"0": "a", "1": "A"}, ["A", "a"], "was trained with"),
+    ],
+)
+def test_labels_are_compared_by_name(tmp_path, base, config, names, labels, order):
+    classifier_folder(tmp_path, base, config, names)
+    folder = checkpoint.inspect_folder(tmp_path)
+    if isinstance(order, str):
+        with pytest.raises(ValueError) as caught:
+            checkpoint.order_of_labels(folder, labels)
+        assert order in str(caught.value)
+    else:
+        assert checkpoint.order_of_labels(folder, labels) == order
+
+
+# --- tokenizers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content, casing",
+    [
+        ({"do_lower_case": False}, {"do_lower_case": False}),
+        ({"do_lower_case": False, "strip_accents": None}, {"do_lower_case": False}),
+        ({"do_lower_case": True, "strip_accents": False},
+         {"do_lower_case": True, "strip_accents": False}),
+        ({}, {}),
+    ],
+)  # fmt: skip
+def test_casing_is_that_of_the_tokenizer(tmp_path, base, config, content, casing):
+    classifier_folder(tmp_path, base, config, {"0": "a", "1": "b"}, tokenizer_config=content)
+    assert checkpoint.inspect_folder(tmp_path).casing == casing
+
+
+@pytest.mark.parametrize(
+    "file, content, name",
+    [
+        ("tokenizer_config", {"tokenize_chinese_chars": False}, "tokenize_chinese_chars"),
+        ("tokenizer_config", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
+        ("tokenizer_config", {"do_basic_tokenize": False}, "do_basic_tokenize"),
+        ("special_tokens_map", {"unk_token": "<unk>"}, "unk_token"),
+        ("special_tokens_map", {"cls_token": {"content": "<s>"}}, "cls_token"),
+        ("tokenizer", {"normalizer": {"handle_chinese_chars": False}}, "tokenize_chinese_chars"),
+    ],
+)
+def test_other_tokenizers_are_refused_by_name(tmp_path, base, config, file, content, name):
+    classifier_folder(tmp_path, base, config, {"0": "a", "1": "b"}, **{file: content})
+    with pytest.raises(ValueError, match=f"the tokenizer in {tmp_path} has {name} "):
+        checkpoint.refuse_other_tokenizers(checkpoint.inspect_folder(tmp_path))
+
+
+def test_added_tokens_are_found_in_all_three_places(tmp_path, base, config):
+    word = (base / "vocab.txt").read_text("utf-8").split("\n")[20]
+    classifier_folder(
+        tmp_path, base, config, {"0": "a", "1": "b"}, added_tokens={"[E1]": 187},
+        tokenizer_config={"added_tokens_decoder": {"188": {"content": "[E2]"},
+                                                   "0": {"content": "[PAD]"}}},
+        tokenizer={"added_tokens": [{"id": 189, "content": "[E3]"}, {"id": 20, "content": word}]},
+    )  # fmt: skip
+    assert checkpoint.inspect_folder(tmp_path).added_tokens == ["[E1]", "[E2]", "[E3]"]
+
+
+# --- wrapped weights -----------------------------------------------------------------------------
+
+
+def prefixed(prefix):
+    return lambda state: {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def inside(key, prefix=""):
+    return lambda state: {key: prefixed(prefix)(state), "epoch": 3, "optimizer_states": [1]}
+
+
+def of_nvidia(state):
+    names = ("intermediate", "pooler", "transform")
+    state = {
+        name.replace("dense.", "dense_act.") if any(n in name for n in names) else name: tensor
+        for name, tensor in state.items()
+    }
+    assert "bert.pooler.dense_act.weight" in state
+    return {"model": state, "optimizer": {"lr": 1.0}, "files": ["a"]}
+
+
+WRAPPED = {
+    "DataParallel": prefixed("module."),
+    "DataParallel of DataParallel": prefixed("module.module."),
+    "torch.compile": prefixed("_orig_mod."),
+    "compiled and distributed": prefixed("module._orig_mod."),
+    "Lightning": inside("state_dict", "model."),
+    "Lightning, a user's name": inside("state_dict", "net."),
+    "model_state_dict": inside("model_state_dict"),
+    "DeepSpeed": inside("module", "module."),
+    "NVIDIA": of_nvidia,
+    "sentence-transformers": prefixed("0.auto_model."),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForPreTraining])
+def test_wrapped_weights_are_loaded(tmp_path, config, wrap, kind):
+    source, target = new(kind, config), new(kind, config, seed=2)
+    torch.save(WRAPPED[wrap](source.state_dict()), tmp_path / "w.bin")
+    assert load_weights(target, tmp_path / "w.bin") == ([], [])
+    assert torch.equal(logits(source, config), logits(target, config))
+
+
+def roberta(state):
+    return {name.replace("bert.", "roberta.", 1): tensor for name, tensor in state.items()}
+
+
+def peft(state):
+    query = "bert.encoder.layer.0.attention.self.query."
+    return {
+        "base_model.model." + name.replace(query, f"{query}base_layer."): tensor
+        for name, tensor in state.items()
+    }
+
+
+def with_one_more(name):
+    return lambda state: {**state, name: torch.ones(3)}
+
+
+LAYER = "bert.encoder.layer.0"
+NAMED = {
+    "RoBERTa": (roberta, "holds roberta.embeddings.", "of RoBERTa, another architecture"),
+    "PEFT": (peft, "base_model.model.bert.", "an adapter of PEFT: merge it first"),
+    "relative positions": (
+        with_one_more(f"{LAYER}.attention.self.distance_embedding.weight"),
+        "distance_embedding.weight", "relative position embeddings, which are not supported"),
+    "a decoder": (
+        with_one_more(f"{LAYER}.crossattention.self.query.weight"), "crossattention",
+        "a decoder's cross-attention"),
+    "adapters": (
+        with_one_more(f"{LAYER}.output.adapters.x.weight"), "adapters.x.weight", "an adapter"),
+    "LoRA beside the base": (
+        with_one_more(f"{LAYER}.attention.self.query.lora_A.weight"), "lora_A.weight", "PEFT"),
+    "something unknown": (with_one_more("bert.more.weight"), "bert.more.weight",
+                          "not a part of BERT"),
+    "another layer": (with_one_more("bert.encoder.layer.2.output.dense.bias"), "layer.2.output",
+                      "of a larger model than the configuration's"),
+    "two models": (
+        lambda state: {**prefixed("model.")(state), **prefixed("module.")(state)},
+        "holds two models: both model.bert.", " and module.bert."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_what_is_not_loaded_is_named(tmp_path, config, kind):
+    change, name, meaning = NAMED[kind]
+    torch.save(change(new(BertForSequenceClassification, config).state_dict()), tmp_path / "w.bin")
+    with pytest.raises(ValueError) as caught:
+        load_weights(BertForSequenceClassification(config), tmp_path / "w.bin")
+    message = str(caught.value)
+    assert str(tmp_path / "w.bin") in message and "\n" not in message
+    assert name in message and meaning in message
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440473133\n"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (POINTER, "a git-lfs pointer, not the file itself: run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a web page: download the file itself"),
+        (b"<html lang=en>", "a web page"),
+        (b"<?xml version='1.0'?><Error>", "an XML page"),
+        (b'{"error": "Entry not found"}', "a JSON file, not weights"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(9), "a Keras file"),
+        (b"", "empty"),
+    ],
+)
+def test_files_that_are_not_weights(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError) as caught:
+            read_state_dict(path)
+        assert str(caught.value).startswith(f"{tmp_path / name} is {problem}")
+
+
+@pytest.mark.parametrize("length", [b"{", b"<html>", b"\x1f\x8b", b"\n \t", b"GGUF"])
+def test_no_length_of_a_header_looks_like_another_file(tmp_path, length):
+    """The first 8 bytes of a .safetensors file are a number, which may look like anything."""
+    size = int.from_bytes(length + bytes(2), "little") % 2**16 | length[0]
+    head = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    content = size.to_bytes(8, "little") + head.ljust(size).encode() + np.float32(3).tobytes()
+    if size > len(head):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        assert read_state_dict(tmp_path)["a"].item() == 3
+
+
+def test_a_part_that_is_missing_is_called_missing(tmp_path, config):
+    state = new(BertModel, config).state_dict()
+    index = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(state)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(FileNotFoundError) as caught:
+        read_state_dict(tmp_path)
+    assert caught.value.filename == str(tmp_path / "model-0.safetensors")
+    assert caught.value.strerror == (
+        "missing, but model.safetensors.index.json lists it: download it too"
+    )
+
+
+def test_an_untied_decoder(tmp_path, config, capsys):
+    """It is not used by tasks without a decoder, and an error for pre-training."""
+    state = new(BertForSequenceClassification, config).state_dict()
+    name = "cls.predictions.decoder.weight"
+    state[name] = state["bert.embeddings.word_embeddings.weight"] + 1
+    torch.save(state, tmp_path / "w.bin")
+    load_initial_weights(
+        BertForSequenceClassification(config), str(tmp_path / "w.bin"), RUNTIME, False
+    )
+    assert capsys.readouterr().out.endswith(f"not used: {name}\n")
+    with pytest.raises(ValueError, match=f"{name} differs from bert.embeddings.word_embeddings"):
+        load_weights(BertForPreTraining(config), tmp_path / "w.bin")
+    untied = BertConfig.from_dict({**config.to_dict(), "tie_word_embeddings": False})
+    BertForSequenceClassification(untied)
+    with pytest.raises(ValueError, match="tie_word_embeddings is False"):
+        BertForPreTraining(untied)
+
+
+# --- TensorFlow ----------------------------------------------------------------------------------
+
+
+def google_variables(config, base, folder):
+    """{Google's name: array} of a whole model."""
+    from tf_checkpoint import Checkpoint
+
+    torch.save(new(BertForPreTraining, config).state_dict(), folder / "w.bin")
+    convert_pytorch_checkpoint_to_tf(
+        str(folder / "w.bin"), str(base / "bert_config.json"), str(folder / "tf/a.ckpt")
+    )
+    found = Checkpoint(folder / "tf/a.ckpt")
+    return {name: np.array(found[name]) for name in found.variables}
+
+
+def test_hub_modules_are_read(tmp_path, base, config, capsys):
+    """Their variables begin with module/, and lie in the folder variables."""
+    variables = google_variables(config, base, tmp_path)
+    (tmp_path / "hub/variables").mkdir(parents=True)
+    write_checkpoint(
+        str(tmp_path / "hub/variables/variables"),
+        {f"module/{name}": array for name, array in variables.items()},
+    )
+    folder = checkpoint.inspect_folder(tmp_path / "hub")
+    assert folder.is_tensorflow and folder.source == str(tmp_path / "hub/variables/variables")
+    target = new(BertForPreTraining, config, seed=2)
+    assert to_pytorch.load_tf_weights(target, folder.source) == ([], [])
+    assert torch.equal(logits(target, config), logits(new(BertForPreTraining, config), config))
+    to_pytorch.convert_tf_checkpoint_to_pytorch(
+        folder.source, str(base / "bert_config.json"), str(tmp_path / "converted.bin")
+    )
+    assert load_weights(target, tmp_path / "converted.bin") == ([], [])
+
+
+def test_object_checkpoints_are_named(tmp_path, base, config):
+    name = "encoder/layer_with_weights-0/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
+    write_checkpoint(str(tmp_path / "a.ckpt"), {name: np.ones((187, 24), np.float32)})
+    with pytest.raises(ValueError) as caught:
+        to_pytorch.load_tf_weights(BertModel(config), tmp_path / "a.ckpt")
+    assert f"it holds {name}, of a TensorFlow 2 object checkpoint" in str(caught.value)
+
+
+def test_a_pointer_instead_of_data(tmp_path, base, config):
+    google_variables(config, base, tmp_path)
+    (tmp_path / "tf/a.ckpt.data-00000-of-00001").write_bytes(POINTER)
+    with pytest.raises(ValueError, match="data-00000-of-00001 is a git-lfs pointer"):
+        to_pytorch.load_tf_weights(BertModel(config), tmp_path / "tf/a.ckpt")
+
+
+def test_a_classifier_of_transformers_evaluates_as_it_is(tmp_path, base, config, mrpc, call):
+    """A folder of theirs suffices, with labels, casing and vocabulary in its own files."""
+    transformers = pytest.importorskip("transformers")
+    values = {**config.to_dict(), "layer_norm_eps": 1e-5, "id2label": {0: "1", 1: "0"}}
+    theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**values))
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.BertTokenizer.from_pretrained(str(base)).save_pretrained(tmp_path / "theirs")
+    outcome = call(
+        run_classifier, "--task_name=MRPC", f"--data_dir={mrpc}", "--do_eval", "--do_predict",
+        "--max_seq_length=32", f"--init_checkpoint={tmp_path / 'theirs'}",
+        f"--output_dir={tmp_path / 'out'}",
+    ).ok()  # fmt: skip
+    assert "are reordered as ['0', '1']" in outcome.out

@@ -270,6 +270,24 @@ def test_pretrained_by_us(base, tmp_path, call):
     assert len(row["masks"][0]) == 5 and row["masks"][0][0].keys() == {"word", "probability"}
 
 
+@pytest.mark.parametrize("name", ["classes", "masks"])
+def test_googles_folder(name, folders, tmp_path, call):
+    """A TensorFlow checkpoint, with configuration and vocabulary, as Google's archives hold it."""
+    run(
+        "convert_pytorch_checkpoint_to_tf.py", f"--pytorch_model_path={folders[name]}",
+        f"--bert_config_file={folders[name] / 'bert_config.json'}",
+        f"--tf_checkpoint_path={tmp_path / 'bert_model.ckpt'}",
+    ).ok()  # fmt: skip
+    for file in ("vocab.txt", "bert_config.json"):
+        shutil.copy(folders[name] / file, tmp_path)
+    (wanted,) = rows_of(call, folders[name], "It was [MASK].")
+    (found,) = rows_of(call, tmp_path, "It was [MASK].")
+    if name == "classes":  # The names of the labels are not in a checkpoint.
+        assert list(found["probabilities"]) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        wanted, found = (list(row["probabilities"].values()) for row in (wanted, found))
+    assert found == wanted
+
+
 # --- Hugging Face's folders ----------------------------------------------------------------------
 
 

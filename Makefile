@@ -44,7 +44,7 @@ demo: $(PT)/pytorch_model.bin
 
 demo-pretrain: $(PRETRAIN)/text.instances
 	@echo "== Pre-training from random weights: $(PRETRAIN_STEPS) steps, ten minutes on two cores"
-	$(BIN)/python run_pretraining.py --input_file $(PRETRAIN)/text.instances --do_train --do_eval \
+	$(BIN)/python run_pretraining.py --input_file $(PRETRAIN)/text.instances --do_train \
 		--bert_config_file samples/pretraining_config.json --vocab_file $(PRETRAIN)/vocab.txt \
 		--max_seq_length 32 --max_predictions_per_seq 10 --train_batch_size 64 --bf16 \
 		--num_train_steps $(PRETRAIN_STEPS) --num_warmup_steps 100 --learning_rate 1e-3 \

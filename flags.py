@@ -644,7 +644,8 @@ class Store(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
-        namespace.given.add(self.dest)
+        if values is not None:  # None: nothing stands at the place of the flag
+            namespace.given.add(self.dest)
 
 
 class Parser(argparse.ArgumentParser):
@@ -687,10 +688,10 @@ class Parser(argparse.ArgumentParser):
         if default is not None:
             text += f" ({REQUIRED})" if default == REQUIRED else f" (default: {shown(default)})"
 
-        if flag.positional:
-            group.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=text)
-            return
         options = {"dest": flag.name, "type": PARSE[flag.kind], "action": Store}
+        if flag.positional:
+            group.add_argument(flag.name, nargs="?", metavar=flag.metavar, help=text, action=Store)
+            return
         if flag.kind is bool:
             options |= {"nargs": "?", "const": True}
         group.add_argument(
@@ -712,13 +713,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parses `argv`, or else the process's command line, and checks each flag on its own."""
         flags = [flag for _, flag in flags_of(self.script)]
-        # Flags may stand between what is given by its place, which takes another parser.
-        intermixed = any(flag.positional for flag in flags)
-        parse = self.parse_known_intermixed_args if intermixed else self.parse_known_args
-        args, rest = parse(argv, Args(self.script))
+        namespace = Args(self.script)
+        if any(flag.positional for flag in flags):
+            # Flags may stand between what is given by its place, and a switch must not take that
+            # for its value.
+            switches = {flag.spelling for flag in flags if flag.kind is bool}
+            words = sys.argv[1:] if argv is None else argv
+            words = [f"{word}=true" if word in switches else word for word in words]
+            args, rest = self.parse_known_intermixed_args(words, namespace)
+        else:
+            args, rest = self.parse_known_args(argv, namespace)
         if rest:
             raise ValueError(self._unknown(rest))
-        args.given |= {flag.name for flag in flags if flag.positional and getattr(args, flag.name)}
         self._refuse_missing(args, flags)
 
         for name in MEANINGLESS:
@@ -909,7 +915,8 @@ def markdown() -> str:
         scripts,
         "A value follows its flag after a space or `=`. A value that begins with `-` needs the "
         "`=`, as in `--layers=-1,-2`, unless it is a number. A switch (true or false) is given as "
-        "`--flag`, `--flag=true`, `--flag true` or `--no_flag`. Names cannot be abbreviated.",
+        "`--flag`, `--flag=true`, `--flag true` (not where texts may follow, as for `predict.py`) "
+        "or `--no_flag`. Names cannot be abbreviated.",
         f"| flag | scripts | Google | first port | here | what it does |\n|{6 * '---|'}\n{rows}",
         f"Other spellings: {aliases}.",
         "These flags of Google's or the port's have no meaning here. They are accepted with a "

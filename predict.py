@@ -120,14 +120,16 @@ from tqdm import tqdm
 
 import precision
 import squad_data
-from checkpoint import read_metadata
+from checkpoint import Folder, inspect_folder, refuse_other_tokenizers
+from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
 from data import join_pair, model_inputs, pad_rows, token_batches
-from files import CONFIG, VOCAB, atomic_write
+from files import atomic_write
 from modeling import (
     BertConfig,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertModel,
     load_weights,
 )
 from tokenization import FullTokenizer
@@ -197,127 +199,83 @@ class Word:
 # --- what a folder holds -------------------------------------------------------------------------
 
 
-@dataclass
-class Folder:
-    """What the files beside the weights say of a model.
-
-    path           the folder
-    config         its configuration
-    architectures  transformers' names of the model's class; empty where nothing says it
-    do_lower_case, strip_accents  its casing
-    labels         names of the classes; None where nothing names them
-    flags          the flags of the run that trained it; empty for another library's model
-    """
-
-    path: str
-    config: BertConfig
-    architectures: list[str]
-    do_lower_case: bool
-    strip_accents: bool | None
-    labels: list[str] | None
-    flags: dict
-
-
 def read_folder(path: str) -> Folder:
-    """What the folder says: run.json of our runs, else the files of Hugging Face's library.
-
-    Raises OSError, or ValueError for a folder that is not one of a BERT model.
-    """
+    """What the folder holds. Raises OSError, or ValueError for a folder that cannot be used."""
     if not os.path.isdir(path):
         raise ValueError(f"{path} is not a folder: give the --output_dir of a run")
-    names = [name for name in ("config.json", CONFIG) if os.path.exists(os.path.join(path, name))]
-    if not names:
-        raise ValueError(f"{path} has neither config.json nor {CONFIG}: a run that has not ended?")
-    config = BertConfig.from_json_file(os.path.join(path, names[0]))
-    kind = config.extra.get("model_type", "bert")
-    if kind != "bert":
-        raise ValueError(f"{path} is a model of the type {kind}, not bert")
-    if config.extra.get("problem_type") == "multi_label_classification":
+    folder = inspect_folder(path)
+    for what, file in (
+        ("weights", folder.source),
+        ("configuration", folder.config_file),
+        ("vocabulary", folder.vocab_file),
+    ):
+        if file is None:
+            raise ValueError(f"{path} has no {what}: give a folder with all that a model needs")
+    refuse_other_tokenizers(folder)
+    if folder.configuration.get("problem_type") == "multi_label_classification":
         raise ValueError(f"{path} gives a text several labels, which is not supported")
-
-    tokenizer = read_json(os.path.join(path, "tokenizer_config.json"))
-    metadata = read_metadata(path)
-    lower = metadata.get("do_lower_case", tokenizer.get("do_lower_case"))
-    accents = metadata.get("strip_accents", tokenizer.get("strip_accents"))
-    lower = True if lower is None else lower
-    labels = metadata.get("labels")
-    if labels is None and "id2label" in config.extra:
-        found = config.extra["id2label"]
-        labels = [found[number] for number in sorted(found, key=int)]
-    return Folder(
-        path=path,
-        config=config,
-        architectures=config.extra.get("architectures") or [],
-        do_lower_case=lower,
-        strip_accents=lower if accents is None else lower and accents,
-        labels=labels,
-        flags=metadata.get("flags", {}),
-    )
+    return folder
 
 
-def read_json(path):
-    """The object in a file of JSON; {} where there is no file. Raises ValueError naming it."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            value = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: not a JSON object")
-    return value
-
-
-def read_tokenizer(folder: Folder) -> FullTokenizer:
+def read_tokenizer(folder: Folder, config: BertConfig) -> FullTokenizer:
     """The tokenizer of a folder. Raises ValueError where vocabulary and model do not agree."""
-    path = os.path.join(folder.path, VOCAB)
-    if not os.path.exists(path):
-        raise ValueError(f"{folder.path} has no {VOCAB}: copy the model's into it")
-    tokenizer = FullTokenizer(path, folder.do_lower_case, folder.strip_accents)
-    size = max(tokenizer.vocab.values()) + 1
-    if size > folder.config.vocab_size:
+    lower = folder.casing.get("do_lower_case", True)
+    accents = folder.casing.get("strip_accents", lower)
+    tokenizer = FullTokenizer(folder.vocab_file, lower, accents)
+    size = max(index for word, index in tokenizer.vocab.items() if word) + 1
+    if size > config.vocab_size:
         raise ValueError(
-            f"{path} has {size} entries, but the model's vocab_size is "
-            f"{folder.config.vocab_size}: they belong to different models"
+            f"{folder.vocab_file} has {size} entries, but vocab_size in {folder.config_file} is "
+            f"{config.vocab_size}: they belong to different models"
         )
     return tokenizer
 
 
-def make_network(folder: Folder) -> tuple[torch.nn.Module, str | None]:
-    """The model with its weights, and what its head is for: None for an encoder alone.
+def read_weights(folder: Folder, config: BertConfig) -> dict[str, torch.Tensor]:
+    """{name: tensor}. Raises OSError, or ValueError where a file is damaged."""
+    if folder.is_tensorflow:
+        checkpoint = open_checkpoint(folder.source)
+        found = match(checkpoint.variables, config, checkpoint.prefix)
+        return {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
+    return read_state_dict(folder.source)
 
-    Raises OSError, or ValueError where weights are damaged, missing or of another model.
+
+def make_network(
+    folder: Folder, config: BertConfig
+) -> tuple[torch.nn.Module, str | None, list[str]]:
+    """The model with its weights, what its head is for, and the names of its classes.
+
+    Without a head that can be used, that is None. Raises OSError, or ValueError where weights are
+    damaged, missing or of another model.
     """
-    state = read_state_dict(folder.path)
+    state = read_weights(folder, config)
     shapes = {standard_name(name): list(tensor.shape) for name, tensor in state.items()}
     task = next((kind for tensor, kind in HEADS.items() if tensor in shapes), None)
     # Taggers and multiple choice have a head of the same name.
-    classifies = "BertForSequenceClassification" in folder.architectures
-    if task == CLASSES and folder.architectures and not classifies:
+    if task == CLASSES and folder.task not in (None, CLASSES, SCORES):
         task = None
 
+    labels = []
     if task == CLASSES:
         outputs = shapes["classifier.weight"][0]
+        network = BertForSequenceClassification(config, outputs)
         if outputs == 1:
             task = SCORES
-        elif folder.labels is None:
-            folder.labels = [f"LABEL_{number}" for number in range(outputs)]
-        elif len(folder.labels) != outputs:
-            raise ValueError(
-                f"{folder.path} names {len(folder.labels)} labels, but has {outputs} outputs"
-            )
-        network = BertForSequenceClassification(folder.config, outputs)
+        else:
+            labels = folder.labels or [f"LABEL_{number}" for number in range(outputs)]
+            if len(labels) != outputs:
+                raise ValueError(f"{folder.path} names {len(labels)} labels for {outputs} outputs")
+    elif task == QUESTIONS:
+        network = BertForQuestionAnswering(config)
     elif task == MASKS:
-        network = BertForPreTraining(folder.config)
+        network = BertForPreTraining(config)
     else:
-        # Vectors, too, need neither the head nor the pooler, which many files lack.
-        network = BertForQuestionAnswering(folder.config)
+        network = BertModel(config)
     try:
-        load_weights(network, state)
+        load_weights(network, state, pooler_is_read=False)
     except ValueError as error:
-        raise ValueError(f"{folder.path}: {error}") from None
-    return network.eval(), task
+        raise ValueError(str(error).replace("the state dict", folder.source, 1)) from None
+    return network.eval(), task, labels
 
 
 def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = False) -> "Model":
@@ -330,8 +288,9 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     found = read_folder(os.fspath(folder))
-    tokenizer = read_tokenizer(found)
-    network, task = make_network(found)
+    config = BertConfig.from_json_file(found.config_file)
+    tokenizer = read_tokenizer(found, config)
+    network, task, labels = make_network(found, config)
     dtype = torch.float32
     if bf16:
         reason = precision.emulation(torch.device(device).type)
@@ -339,7 +298,13 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
             note(f"computing in float32, which is faster here than bfloat16: {reason}")
         else:
             dtype = torch.bfloat16
-    return Model(found, tokenizer, network.to(device), task, dtype)
+    return Model(found, tokenizer, network.to(device), task, labels, dtype)
+
+
+def kind_of(folder: Folder) -> str:
+    """What a model without a head that can be used is, in words."""
+    names = folder.configuration.get("architectures")
+    return ", ".join(map(str, names or ["an encoder without a head"]))
 
 
 def note(line: str) -> None:
@@ -370,26 +335,25 @@ class Model:
     and returns results in the order of what it was given.
     """
 
-    def __init__(self, folder, tokenizer, network, task, dtype):
+    def __init__(self, folder, tokenizer, network, task, labels, dtype):
         self.folder = folder
         self.tokenizer = tokenizer
         self.network = network
         self.task = task
         self.dtype = dtype
         self.device = next(network.parameters()).device
-        self.labels = folder.labels if task == CLASSES else []
+        self.labels = labels
+        self.config = getattr(network, "bert", network).config
         self.num_cut = 0
         self.longest = 0
 
         # What the run was given; another library's model gets the defaults of run_squad.py.
         squad_flags = [flag for _, flag in flags.flags_of(flags.SQUAD)]
         defaults = {flag.name: flag.default_of(flags.SQUAD) for flag in squad_flags}
-        self.settings = {**defaults, **folder.flags}
-        positions = folder.config.max_position_embeddings
-        length = positions
-        if folder.flags or task == QUESTIONS:
-            length = min(self.settings["max_seq_length"], positions)
-        self.max_seq_length = length
+        self.settings = {**defaults, **folder.run.get("flags", {})}
+        self.max_seq_length = self.config.max_position_embeddings
+        if folder.run or task == QUESTIONS:
+            self.max_seq_length = min(self.settings["max_seq_length"], self.max_seq_length)
 
     def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[Classification]:
         """The classes of texts or pairs. Raises ValueError for a model without classes."""
@@ -457,11 +421,11 @@ class Model:
             results,
             self.settings["n_best_size"],
             self.settings["max_answer_length"],
-            self.folder.do_lower_case,
+            self.tokenizer.basic_tokenizer.do_lower_case,
             version_2_with_negative=self.settings["version_2_with_negative"],
             null_score_diff_threshold=self.settings["null_score_diff_threshold"],
             log=note,
-            strip_accents=self.folder.strip_accents,
+            strip_accents=self.tokenizer.basic_tokenizer.strip_accents,
         )
         return [answers[str(number)] for number in range(len(pairs))]
 
@@ -478,7 +442,7 @@ class Model:
         self._require(MASKS)
         mask_id = self.tokenizer.vocab.get(MASK)
         if mask_id is None:
-            raise ValueError(f"{self.folder.path}: {VOCAB} has no {MASK}")
+            raise ValueError(f"{self.folder.vocab_file} has no {MASK}")
         pairs = self._pairs(texts)
         features = self._features(pairs)
         for (first, second), feature in zip(pairs, features):
@@ -501,9 +465,11 @@ class Model:
         if how not in ("mean", "cls"):
             raise ValueError(f"how is {how!r}; use mean or cls")
 
+        encoder = getattr(self.network, "bert", self.network)
+
         def vectors_of(rows):
             inputs = model_inputs(rows)
-            layers, _ = self.network.bert(*inputs)
+            layers, _ = encoder(*inputs)
             last = layers[-1].float()  # [B, S, hidden], 0 on padding
             if how == "cls":
                 return last[:, 0].cpu().numpy()
@@ -511,7 +477,7 @@ class Model:
             return (last.sum(dim=1) / lengths).cpu().numpy()
 
         vectors = self._outputs(self._features(self._pairs(texts)), vectors_of)
-        return np.stack(vectors) if vectors else np.zeros((0, self.folder.config.hidden_size), "f4")
+        return np.stack(vectors) if vectors else np.zeros((0, self.config.hidden_size), "f4")
 
     # What a batch of features becomes: an output for each of them.
 
@@ -552,8 +518,7 @@ class Model:
         if self.task:
             held = f"a head for {self.task}: use {METHODS[self.task]}()"
         else:
-            names = ", ".join(self.folder.architectures) or "an encoder alone"
-            held = f"{names}: only embed() is possible"
+            held = f"{kind_of(self.folder)}: only embed() is possible"
         raise ValueError(f"{self.folder.path} has no head for {task}, but holds {held}")
 
     def _pairs(self, texts):
@@ -1086,9 +1051,9 @@ class Use:
         self.how = args.embed
         self.context = None
         if self.task is None:
-            names = ", ".join(model.folder.architectures) or "an encoder without a head"
             raise ValueError(
-                f"{args.folder} holds {names}, which gives only vectors here: use --embed mean"
+                f"{args.folder} holds {kind_of(model.folder)}, which gives only vectors here: use "
+                f"--embed mean"
             )
         if args.context is not None:
             if self.task != QUESTIONS:
@@ -1158,7 +1123,7 @@ def execute(args) -> None:
 
 def set_lengths(args, model):
     """Applies --max_seq_length and --null_score_diff_threshold. Raises ValueError."""
-    positions = model.folder.config.max_position_embeddings
+    positions = model.config.max_position_embeddings
     if args.max_seq_length is not None:
         if args.max_seq_length > positions:
             raise ValueError(

@@ -152,7 +152,7 @@ def test_what_a_model_cannot_do(folders):
     model = predict.load(folders["questions"])
     with pytest.raises(ValueError, match=r"no head for classification, .* questions: use answer"):
         model.classify(TEXTS)
-    with pytest.raises(ValueError, match="an encoder alone: only embed"):
+    with pytest.raises(ValueError, match="an encoder without a head: only embed"):
         predict.load(folders["bare"]).fill_mask("[MASK]")
     with pytest.raises(ValueError, match="give a list of texts"):
         predict.load(folders["score"]).score("one text")
@@ -270,6 +270,24 @@ def test_pretrained_by_us(base, tmp_path, call):
     assert len(row["masks"][0]) == 5 and row["masks"][0][0].keys() == {"word", "probability"}
 
 
+@pytest.mark.parametrize("name", ["classes", "masks"])
+def test_googles_folder(name, folders, tmp_path, call):
+    """A TensorFlow checkpoint, with configuration and vocabulary, as Google's archives hold it."""
+    run(
+        "convert_pytorch_checkpoint_to_tf.py", f"--pytorch_model_path={folders[name]}",
+        f"--bert_config_file={folders[name] / 'bert_config.json'}",
+        f"--tf_checkpoint_path={tmp_path / 'bert_model.ckpt'}",
+    ).ok()  # fmt: skip
+    for file in ("vocab.txt", "bert_config.json"):
+        shutil.copy(folders[name] / file, tmp_path)
+    (wanted,) = rows_of(call, folders[name], "It was [MASK].")
+    (found,) = rows_of(call, tmp_path, "It was [MASK].")
+    if name == "classes":  # The names of the labels are not in a checkpoint.
+        assert list(found["probabilities"]) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+        wanted, found = (list(row["probabilities"].values()) for row in (wanted, found))
+    assert found == wanted
+
+
 # --- Hugging Face's folders ----------------------------------------------------------------------
 
 
@@ -362,10 +380,10 @@ def test_their_encoder_and_cased_tokenizer(base, tmp_path, call):
 
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     model = predict.load(tmp_path)
-    assert not model.folder.do_lower_case and not model.folder.strip_accents
+    assert not model.tokenizer.do_lower_case and not model.tokenizer.basic_tokenizer.strip_accents
     (tmp_path / "tokenizer_config.json").write_text('{"strip_accents": false}')
     model = predict.load(tmp_path)
-    assert model.folder.do_lower_case and not model.folder.strip_accents
+    assert model.tokenizer.do_lower_case and not model.tokenizer.basic_tokenizer.strip_accents
 
 
 def test_their_tagger_is_not_a_classifier(base, tmp_path, call):
@@ -642,7 +660,9 @@ def test_memory_does_not_grow_with_the_file(folders, tmp_path):
     )
     peaks = []
     for lines in (4000, 40000):
-        (tmp_path / "in.txt").write_text("".join(f"The mill {n} was old.\n" for n in range(lines)))
+        (tmp_path / "in.txt").write_text(
+            "".join(f"The mill {n % 97} was old.\n" for n in range(lines))
+        )
         outcome = run("-c", code, folders["score"], f"--input={tmp_path / 'in.txt'}",
                       f"--output={tmp_path / 'out.jsonl'}", timeout=600).ok()  # fmt: skip
         peaks.append(int(outcome.err.split()[-1]))

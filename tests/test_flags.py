@@ -214,12 +214,8 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
         SCRIPTS[script].parse_args(["--help"])
     assert not end.value.code
     text = capsys.readouterr().out
-<<<<<<< HEAD
-    assert re.match(r"usage: \S+ (\[?[A-Z]+\]? )*\[flags\]\n\n", text)
-=======
     places = {"predict": "FOLDER [TEXT] [PAIR] "}.get(script, "")
     assert re.match(rf"usage: \S+ {re.escape(places)}\[flags\]\n\n", text)
->>>>>>> used
     words = " ".join(text.split())
     for heading, flag in flags.flags_of(script):
         assert f"\n{heading}:\n" in text

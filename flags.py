@@ -927,8 +927,8 @@ def markdown() -> str:
         "A mistake is reported in one line with exit status 2, before any work, and before "
         "PyTorch is loaded if the flags alone show it. `BERT_DEBUG=1` in the environment shows "
         "the traceback.",
-        "`squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS]` takes its files by "
-        "position; its flag is that of SQuAD's own evaluation script.",
+        "`squad_metrics.py DATASET PREDICTIONS [--na-prob-file NULL_ODDS] [--characters]` takes "
+        "its files by position; `--na-prob-file` is a flag of SQuAD's own evaluation script.",
     ]
     lines = [
         text if text[0] in "-|" else textwrap.fill(text, 100, break_on_hyphens=False)

@@ -254,10 +254,6 @@ def help_of(script):
 @pytest.mark.parametrize("path, command", list(all_commands()), ids=lambda v: str(v)[-60:])
 def test_script_and_flags_exist(path, command):
     script, *given = command
-    if script == "reviews.py":  # docs/classify.md's own
-        script = "run_classifier.py"
-        given.remove("reviews")
-        given.remove("--task_name")
     assert (ROOT / script).exists(), f"{name(path)} names {script}, which does not exist"
     names = [word.partition("=")[0] for word in given if word.startswith("--")]
     known = help_of(script) if names else ""

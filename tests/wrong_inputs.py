@@ -36,6 +36,7 @@ def write_data(folder, mrpc):
         "quoted": [b"\t".join(b'"%s"' % text for text in line.split(b"\t")) for line in good],
         "no_label": [*good[:2], good[2][1:], *good[3:]],
         "swapped": [b"\t".join(line.split(b"\t")[::-1]) for line in good],
+        "mac": [b"\r".join(good)],
         "no_train": None,
     }
     for name, lines in wrong.items():
@@ -192,6 +193,9 @@ def write_squad(folder, squad):
     write("no_articles", lambda _, dataset: dataset["data"].clear())
     write("number", lambda paragraph, _: paragraph["qas"][0].update(question=7))
     write("start_text", answers(lambda given: given[0].update(answer_start="3")))
+    write("fake", lambda paragraph, _: [
+        qa.update(answers=[{"text": "FAKE_ANSWER", "answer_start": -1}]) for qa in paragraph["qas"]
+    ])  # fmt: skip
     write("misplaced", lambda paragraph, _: paragraph.update(context="Nothing of it is here."))
     (folder / "broken.json").write_text('{"data": [', "utf-8")
     (folder / "empty.json").write_bytes(b"")
@@ -214,6 +218,7 @@ def write_texts(folder, model):
     (folder / "blank.txt").write_text("\n\n \n")
     (folder / "latin1.txt").write_bytes("a\ncaf\xe9\n".encode("latin-1"))
     (folder / "nul.txt").write_bytes(b"a\0b\n")
+    (folder / "mac.txt").write_bytes(b"a\rb\r")
     rows = [instances.encode_instance([2, 9, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)] * 13
     far = instances.encode_instance([2, 187, 3, 8, 3], [0, 0, 0, 1, 1], [1], [7], 1)
     for name, packed, vocab_size in (

@@ -142,3 +142,20 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.nd
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def token_batches(lengths: Sequence[int], num_tokens: int) -> list[np.ndarray]:
+    """As `length_sorted_batches`, with as many examples in a batch as hold `num_tokens` together.
+
+    An example that is longer is a batch of its own.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches = []
+    start = tokens = 0
+    for place, index in enumerate(order):
+        tokens += lengths[index]
+        if tokens > num_tokens and place > start:
+            batches.append(order[start:place])
+            start = place
+            tokens = lengths[index]
+    return [*batches, order[start:]] if len(order) else []

@@ -377,14 +377,18 @@ def test_kernels_are_tried_before_they_are_used(kernels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for dtype in (torch.float32, torch.bfloat16):
-            with torch.inference_mode():
-                assert modeling.refusal("cpu", dtype, 8) == ""
-    assert [name for name, _ in kernels.calls] == ["efficient", "flash"]
+            for mode in (torch.inference_mode, torch.no_grad):
+                modeling.refusal.cache_clear()
+                with mode():
+                    assert modeling.refusal("cpu", dtype, 8) == ""
+    assert [name for name, _ in kernels.calls] == ["efficient"] * 2 + ["flash"] * 2
     with pytest.warns(UserWarning, match="runs padded, .*: heads of 12 are not a multiple of 8"):
         assert modeling.refusal("cpu", torch.float32, 12)
-    kernels._flash_attention_forward = lambda query, *_: (query * 0.9,)
-    with pytest.warns(UserWarning, match="its results differ from the plain formula's"):
-        assert modeling.refusal("cpu", torch.float16, 8)
+    for wrong in (0.9, float("nan")):
+        modeling.refusal.cache_clear()
+        kernels._flash_attention_forward = lambda query, *_, wrong=wrong: (query * wrong,)
+        with pytest.warns(UserWarning, match="its results differ from the plain formula's"):
+            assert modeling.refusal("cpu", torch.float16, 8)
     del kernels._flash_attention_forward
     kernels._efficient_attention_forward = lambda query: None
     with pytest.warns(UserWarning, match="positional argument"):

@@ -134,22 +134,6 @@ def step_examples(shards: Sequence[int], batch_size: int, step: int, seed: int) 
     return np.array(indices)
 
 
-def token_batches(lengths: Sequence[int], max_tokens: int) -> list[np.ndarray]:
-    """Index arrays that cover every example once, the longest first, of at most `max_tokens` each.
-
-    The tokens of a batch are counted as if it were padded to its longest example. An example that
-    is longer than `max_tokens` is a batch of its own.
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        size = max(1, max_tokens // max(1, lengths[order[start]]))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
-
-
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Index arrays that cover every example once, the longest examples first.
 
@@ -158,3 +142,20 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[np.nd
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def token_batches(lengths: Sequence[int], num_tokens: int) -> list[np.ndarray]:
+    """As `length_sorted_batches`, with as many examples in a batch as hold `num_tokens` together.
+
+    An example that is longer is a batch of its own.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batches = []
+    start = tokens = 0
+    for place, index in enumerate(order):
+        tokens += lengths[index]
+        if tokens > num_tokens and place > start:
+            batches.append(order[start:place])
+            start = place
+            tokens = lengths[index]
+    return [*batches, order[start:]] if len(order) else []

@@ -313,7 +313,8 @@ FLAGS = {
             allowed=AT_LEAST_1, may_differ=True, google="100",
         ),
         Flag(
-            "predict_batch_size", FINE_TUNING, int, 8, "inputs per prediction batch",
+            "predict_batch_size", FINE_TUNING, int, None,
+            "inputs per prediction batch; by default as many as make a number of tokens",
             allowed=AT_LEAST_1, may_differ=True, google="8", port="8, classifier —",
         ),
         Flag(

@@ -9,9 +9,10 @@ The letters in the shape comments are explained in padding.py.
 """
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import repeat
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from configuration import BertConfig, check_activation
 from padding import Unpadding, to_device
@@ -179,16 +181,77 @@ def plain_packed_attention(qkv, unpadding, num_heads, dropout_prob):
 
 
 def padded_attention(qkv, unpadding, num_heads, dropout_prob):
-    """The same on a GPU: one kernel over padded sequences rather than many small ones."""
+    """The same on a GPU, by PyTorch's public function: one kernel over padded sequences."""
     bias = qkv.new_zeros(len(qkv))
     if unpadding.hidden is not None:
         bias = (unpadding.hidden * MASKED_SCORE).to(qkv.dtype)
     bias = unpadding.pad(bias, -math.inf)[:, None, None]  # [B, 1, 1, S]
     query_layer, key_layer, value_layer = padded_heads(qkv, unpadding, num_heads)
-    context_layer = F.scaled_dot_product_attention(
-        query_layer, key_layer, value_layer, bias, dropout_prob
-    )
+    # Not cuDNN's kernel, which takes 100 ms to plan for a new shape: every batch has its own.
+    with sdpa_kernel(list(SDPA_KERNELS)):
+        context_layer = F.scaled_dot_product_attention(
+            query_layer, key_layer, value_layer, bias, dropout_prob
+        )
     return packed_context(context_layer, unpadding)
+
+
+SDPA_KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+aten = torch.ops.aten
+
+
+def flash_attention(qkv, unpadding, num_heads, dropout_prob):
+    """The same on a GPU without padding, where every computed position is attended.
+
+    FlashAttention in bfloat16 and float16, the memory-efficient kernel in float32. The operations
+    are private to PyTorch; nothing else calls them, and `refusal` tries them before they are used.
+    """
+    query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [P, N, H]
+    ends = unpadding.cu_seqlens
+    longest = unpadding.max_seqlen
+    if qkv.dtype == torch.float32:
+        for_backward = torch.is_grad_enabled() and qkv.requires_grad
+        query, key, value = query[None], key[None], value[None]  # [1, P, N, H]
+        context_layer = aten._efficient_attention_forward(
+            query, key, value, None, ends, ends, longest, longest, dropout_prob, 0, for_backward
+        )[0][0]
+    else:
+        context_layer = aten._flash_attention_forward(
+            query, key, value, ends, ends, longest, longest, dropout_prob, False, False
+        )[0]
+    return context_layer.flatten(1)
+
+
+@cache
+def refusal(device_type, dtype, head_size):
+    """Why `flash_attention` cannot be used, in words; "" where it can.
+
+    Tried once, forward and backward, against the plain formula; a warning says the reason.
+    """
+    reason = ""
+    if head_size % 8 or head_size > 256:
+        reason = f"heads of {head_size} are not a multiple of 8 up to 256"
+    else:
+        mask = torch.ones(2, 5, dtype=torch.long)
+        mask[1, 3:] = 0
+        try:
+            with torch.inference_mode(False), torch.autocast(device_type, enabled=False):
+                unpadding = Unpadding(mask, device=torch.device(device_type))
+                numbers = torch.arange(8 * 3 * 2 * head_size, device=device_type).sin()
+                found = []
+                for function in (flash_attention, plain_packed_attention):
+                    qkv = numbers.view(8, -1).to(dtype).requires_grad_()
+                    context = function(qkv, unpadding, 2, 0.0)
+                    found.append((context, *torch.autograd.grad(context.sum(), qkv)))
+                for ours, plain in zip(*found):
+                    if not (ours - plain).abs().max() <= 2**-5 * plain.abs().max():  # or NaN
+                        reason = "its results differ from the plain formula's"
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as error:  # another PyTorch, an old GPU
+            reason = str(error).partition("\n")[0]
+    if reason:
+        warnings.warn(f"attention runs padded, which is slower on a GPU: {reason}", stacklevel=2)
+    return reason
 
 
 class VarlenAttention(torch.autograd.Function):
@@ -286,6 +349,8 @@ def scaled_bmm(a, b, scale):
 
 def attention(qkv: Tensor, unpadding: Unpadding, num_heads: int, dropout_prob: float) -> Tensor:
     """Softmax attention inside each sequence, packed [P, 3*N*H] -> [P, N*H]; the fastest path."""
+    if unpadding.flash:
+        return flash_attention(qkv, unpadding, num_heads, dropout_prob)
     if qkv.device.type != "cpu":
         return padded_attention(qkv, unpadding, num_heads, dropout_prob)
     if qkv.dtype == torch.float64:
@@ -723,7 +788,21 @@ class BertModel(nn.Module):
             attention_mask = torch.ones_like(input_ids)
         attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
         device = word_table(self.embeddings.word_embeddings).weight.device
-        return Unpadding(attention_mask, self.compute_padding, device)
+        unpadding = Unpadding(attention_mask, self.compute_padding, device)
+        unpadding.flash = self.uses_flash_attention(unpadding, device.type)
+        return unpadding
+
+    def uses_flash_attention(self, unpadding, device_type):
+        """Whether attention may call `flash_attention`."""
+        if device_type == "cpu" or unpadding.hidden is not None:
+            return False
+        dtype = word_table(self.embeddings.word_embeddings).weight.dtype
+        if torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+        if dtype == torch.float64:
+            return False
+        head_size = self.config.hidden_size // self.config.num_attention_heads
+        return not refusal(device_type, dtype, head_size)
 
     def encode(
         self,

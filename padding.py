@@ -42,10 +42,13 @@ class Unpadding:
     hidden      [P]    True for computed positions that are not attended; None where there are none
     num_rows    int    rows that count. In bfloat16 on a CPU rows are added up to a round P, as one
                        more sequence in `seqlens` and `cu_seqlens`; nothing reads them
+    flash       bool   whether attention may use the kernels for packed rows, set by the model
 
     The mask may lie on the host while `device` is a GPU: everything is then known without waiting
     for the GPU.
     """
+
+    flash = False
 
     def __init__(self, attention_mask, compute_padding=False, device=None):
         device = device or attention_mask.device

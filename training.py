@@ -40,7 +40,7 @@ from checkpoint import (
     take_from_folder,
 )
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import length_sorted_batches, num_train_steps, step_examples
+from data import length_sorted_batches, num_train_steps, step_examples, token_batches
 from files import FolderLock
 from optimization import create_optimizer
 from progress import Log, summary_writer
@@ -643,19 +643,29 @@ def end_stopped_run(args, runtime, log, signals, done) -> None:
 # --- prediction ----------------------------------------------------------------------------------
 
 
+# Tokens in a batch of prediction, where the number of examples is not given: enough to keep the
+# device busy, and few enough for its caches or its memory.
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
+
+
 @torch.inference_mode()
 def predict(runtime, model, features, batch_size, make_batch, outputs_of, title):
     """Outputs for every feature, in the features' order: a list on rank 0, None elsewhere.
 
-    outputs_of(model, batch) returns one output for each feature of the batch. Without a `title`
-    there is no progress bar.
+    A batch holds features of like length, `batch_size` of them, or if that is None as many as make
+    TOKENS_PER_BATCH. outputs_of(model, batch) returns one output for each feature of the batch.
+    Without a `title` there is no progress bar.
     """
     model.eval()
     if runtime.world_size > 1:
         ids = np.concatenate([np.empty(0, np.int32), *(feature.input_ids for feature in features)])
         values = {"number": len(features), "checksum": zlib.crc32(ids)}
         runtime.require_equal("the inputs to predict", values)
-    batches = length_sorted_batches([len(feature.input_ids) for feature in features], batch_size)
+    lengths = [len(feature.input_ids) for feature in features]
+    if batch_size is None:
+        batches = token_batches(lengths, TOKENS_PER_BATCH[runtime.device.type])
+    else:
+        batches = length_sorted_batches(lengths, batch_size)
     own_batches = batches[runtime.rank :: runtime.world_size]
     quiet = title is None or not runtime.is_main
 

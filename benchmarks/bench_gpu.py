@@ -15,6 +15,11 @@ Each contender does whole steps from lists of ids (see contenders.py):
     best      transformers at its best: batches grouped by length and padded to their longest; for
               prediction, the weights are in bfloat16 too (--bf16_full_eval)
 
+On a machine with one GPU, each within six minutes:
+
+    CUDA_VISIBLE_DEVICES=0 python -m pytest -q tests/test_gpu.py
+    python benchmarks/bench_gpu.py --quick --compile 0 --mode training --json gpu.json
+
 They take turns; a turn is several steps without a pause, and then a wait for the device. The limit
 is the best FLOP/s of a bfloat16 product of 8192³ in the same process, before and after; useful
 FLOPs are those of tokens. Memory is the most that PyTorch had allocated during a turn, without the

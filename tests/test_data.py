@@ -15,6 +15,7 @@ from data import (
     num_train_steps,
     pad_rows,
     step_examples,
+    token_batches,
     truncate_seq_pair,
 )
 from run_classifier import MrpcProcessor, convert_examples_to_features
@@ -214,3 +215,16 @@ def test_length_sorted_batches(lengths, batch_size):
     assert sizes == sorted(lengths, reverse=True)
     for one, other in zip(order, order[1:]):  # examples of equal length keep their order
         assert lengths[one] > lengths[other] or one < other
+
+
+@pytest.mark.parametrize("budget", [1, 7, 60, 10**6])
+def test_token_batches_hold_their_budget(budget):
+    lengths = np.random.default_rng(0).integers(1, 60, 100)
+    batches = token_batches(lengths, budget)
+    order = np.concatenate(batches)
+    assert sorted(order) == list(range(100)) and (np.diff(lengths[order]) <= 0).all()
+    for batch, following in zip(batches, [*batches[1:], None]):
+        assert lengths[batch].sum() <= budget or len(batch) == 1
+        if following is not None:  # there was no room for one more
+            assert lengths[batch].sum() + lengths[following[0]] > budget
+    assert token_batches([], budget) == []

@@ -126,7 +126,7 @@ def test_defaults_are_googles():
     args = parse("--do_train")
     assert (args.max_seq_length, args.train_batch_size, args.num_train_epochs) == (128, 32, 3.0)
     assert (args.learning_rate, args.warmup_proportion) == (5e-5, 0.1)
-    assert (args.eval_batch_size, args.predict_batch_size) == (8, 8)
+    assert args.eval_batch_size == 8 and args.predict_batch_size is None
     assert args.save_checkpoints_steps == 1000 and args.init_checkpoint is None
     args = run_squad.parse_args([*NEEDED, "--do_train", f"--train_file={__file__}"])
     assert (args.max_seq_length, args.doc_stride, args.max_query_length) == (384, 128, 64)

@@ -16,8 +16,10 @@ from helpers import SAMPLES, assert_same_weights, losses, model_flags, run
 from model_helpers import HEADS, golden, tiny, tiny_inputs, tiny_loss, worst
 
 import checkpoint
+import modeling
 import run_classifier
 from optimization import create_optimizer
+from padding import Unpadding
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
@@ -48,6 +50,34 @@ def test_hidden_states_are_googles(pretrained, goldens):
     wanted = torch.from_numpy(truth["sequence_output"])[tokens]
     assert worst(layers[-1].cpu()[tokens], wanted.numpy()) < 2e-5
     assert worst(pooled.cpu(), truth["pooled_output"]) < 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_flash_attention_equals_the_plain_formula(dtype):
+    mask = (torch.arange(512) < torch.tensor([512, 1, 77, 128, 300])[:, None]).long()
+    unpadding = Unpadding(mask, device=torch.device(DEVICE))
+    qkv = torch.randn(len(unpadding.indices), 3 * 4 * 64, device=DEVICE).to(dtype).requires_grad_()
+    assert modeling.refusal(DEVICE, dtype, 64) == ""
+    probe = torch.randn(len(qkv), 4 * 64, device=DEVICE).to(dtype)
+    found = []
+    for function in (modeling.flash_attention, modeling.plain_packed_attention):
+        context = function(qkv, unpadding, 4, 0.0)
+        found.append((context, *torch.autograd.grad(context, qkv, probe)))
+    for ours, plain in zip(*found):
+        limit = 64 * torch.finfo(dtype).eps * plain.abs().max()
+        assert (ours - plain).abs().max() < max(limit, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flash_attention_drops_at_its_rate_and_anew_each_time(dtype):
+    unpadding = Unpadding(torch.ones(8, 128, dtype=torch.long), device=torch.device(DEVICE))
+    qkv = torch.zeros(1024, 3 * 4 * 64, device=DEVICE)  # equal scores
+    qkv[:, 2 * 4 * 64 :] = 1  # and values of 1: each output is the share that stays, scaled
+    qkv = qkv.to(dtype)
+    one, other = (modeling.flash_attention(qkv, unpadding, 4, 0.1).float() for _ in range(2))
+    assert abs(one.mean() - 1) < 0.01 and not torch.equal(one, other)
+    # Of 128 keys: a standard deviation of √(0.1 / 0.9 / 128).
+    assert abs(one[:, ::64].std() / (0.1 / 0.9 / 128) ** 0.5 - 1) < 0.1
 
 
 def train_step(model, optimizer):

@@ -1,7 +1,9 @@
 """The network, its heads and its loader, against what Google's code computed and against itself."""
 
 import copy
+import inspect
 import json
+import warnings
 from functools import partial
 
 import numpy as np
@@ -329,6 +331,140 @@ def test_attention_equals_the_plain_formula(holes, attention):
     probe = torch.randn_like(context)
     grads = [torch.autograd.grad(out, qkv, probe)[0] for out in (context, wanted)]
     assert roundings(*grads) < limit
+
+
+def by_sequence(query, key, value, ends):
+    """What the kernels for packed rows compute: [P, N, H] three times -> [P, N, H]."""
+    contexts = []
+    sizes = ends.diff().tolist()
+    for q, k, v in zip(*(x.transpose(0, 1).double().split(sizes, 1) for x in (query, key, value))):
+        contexts.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v)  # [N, F, H]
+    return torch.cat(contexts, 1).transpose(0, 1).to(query.dtype)
+
+
+class Kernels:
+    """Stands for torch.ops.aten: the two private operations with their names of arguments."""
+
+    def __init__(self):
+        self.calls = []
+
+    def _flash_attention_forward(
+        self, query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal,
+        return_debug_mask,
+    ):  # fmt: skip
+        self.calls.append(("flash", query.dtype))
+        assert query.dtype in (torch.bfloat16, torch.float16) and query.dim() == 3
+        self.check(cum_seq_q, cum_seq_k, max_q, max_k)
+        assert is_causal is False and return_debug_mask is False and 0 <= dropout_p < 1
+        return by_sequence(query, key, value, cum_seq_q), None, None, None, None
+
+    def _efficient_attention_forward(
+        self, query, key, value, bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        dropout_p, custom_mask_type, compute_log_sumexp,
+    ):  # fmt: skip
+        self.calls.append(("efficient", query.dtype))
+        assert query.dtype == torch.float32 and query.dim() == 4 and len(query) == 1
+        self.check(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        assert bias is None and custom_mask_type == 0 and 0 <= dropout_p < 1
+        assert compute_log_sumexp == query.requires_grad
+        return by_sequence(query[0], key[0], value[0], cu_seqlens_q)[None], None, None, None, 0, 0
+
+    def check(self, ends, same_ends, longest, same_longest):
+        assert torch.equal(ends, same_ends) and ends.dtype == torch.int32
+        assert longest == same_longest == ends.diff().max()
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    found, refusal = Kernels(), modeling.refusal
+    monkeypatch.setattr(modeling, "aten", found)
+    refusal.cache_clear()
+    yield found
+    refusal.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["_flash_attention_forward", "_efficient_attention_forward"])
+def test_the_private_operations_have_the_arguments_that_are_given(name):
+    """In this PyTorch; the kernels themselves are compared on a GPU (test_gpu.py)."""
+    schema = getattr(torch.ops.aten, name).default._schema
+    ours = list(inspect.signature(getattr(Kernels(), name)).parameters)
+    assert [argument.name for argument in schema.arguments][: len(ours)] == ours
+    assert all(argument.has_default_value() for argument in schema.arguments[len(ours) :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_flash_attention_hands_over_packed_rows(kernels, dtype):
+    unpadding = modeling.Unpadding(tiny_inputs()[2])
+    qkv = torch.randn(len(unpadding.indices), 3 * 32, dtype=dtype, requires_grad=True)
+    context = modeling.flash_attention(qkv, unpadding, 4, 0.0)
+    assert context.dtype == dtype
+    wanted = reference_attention(qkv, unpadding, 4)
+    probe = torch.randn_like(wanted)
+    grads = [torch.autograd.grad(x, qkv, probe.to(x.dtype))[0] for x in (context, wanted)]
+    limit = 128 * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+    assert roundings(context, wanted) < limit and roundings(*grads) < limit
+    assert kernels.calls == [("efficient" if dtype == torch.float32 else "flash", dtype)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_model_takes_flash_attention_where_it_can(head, kernels, monkeypatch):
+    """With a reference in place of the kernels and the CPU in place of a GPU."""
+    plain, model = tiny(head), tiny(head)
+    uses = modeling.BertModel.uses_flash_attention
+
+    def as_on_a_gpu(self, unpadding, device_type):
+        asked = []
+        monkeypatch.setattr(modeling, "refusal", lambda *place: asked.append(place) or "")
+        answer = uses(self, unpadding, "cuda")
+        assert asked == ([("cuda", torch.float32, 8)] if answer else [])
+        return answer
+
+    monkeypatch.setattr(modeling.BertModel, "uses_flash_attention", as_on_a_gpu)
+    tiny_loss(model).backward()
+    assert kernels.calls == [("efficient", torch.float32)] * 3
+    ids, types, mask = tiny_inputs()
+    mask[0] = 0  # a row that attends nothing, which the kernels do not know
+    model(ids, types, mask)
+    model.double()(*tiny_inputs())
+    assert len(kernels.calls) == 3
+    monkeypatch.setattr(modeling.BertModel, "uses_flash_attention", uses)
+    tiny_loss(plain).backward()
+    assert_same_gradients(gradients(model.float()), gradients(plain))
+
+
+def test_kernels_are_tried_before_they_are_used(kernels):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype in (torch.float32, torch.bfloat16):
+            for mode in (torch.inference_mode, torch.no_grad):
+                modeling.refusal.cache_clear()
+                with mode():
+                    assert modeling.refusal("cpu", dtype, 8) == ""
+    assert [name for name, _ in kernels.calls] == ["efficient"] * 2 + ["flash"] * 2
+    with pytest.warns(UserWarning, match="runs padded, .*: heads of 12 are not a multiple of 8"):
+        assert modeling.refusal("cpu", torch.float32, 12)
+    for wrong in (0.9, float("nan")):
+        modeling.refusal.cache_clear()
+        kernels._flash_attention_forward = lambda query, *_, wrong=wrong: (query * wrong,)
+        with pytest.warns(UserWarning, match="its results differ from the plain formula's"):
+            assert modeling.refusal("cpu", torch.float16, 8)
+    del kernels._flash_attention_forward
+    kernels._efficient_attention_forward = lambda query: None
+    with pytest.warns(UserWarning, match="positional argument"):
+        assert modeling.refusal("cpu", torch.float32, 16)
+
+
+def test_operations_that_are_missing_are_not_used():
+    """PyTorch has these for GPUs alone: on a CPU they refuse, and that is said once."""
+    modeling.refusal.cache_clear()
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.warns(UserWarning, match="attention runs padded, which is slower on a GPU: "):
+            reason = modeling.refusal("cpu", dtype, 64)
+        assert reason and "\n" not in reason
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert modeling.refusal("cpu", dtype, 64) == reason
+    modeling.refusal.cache_clear()
 
 
 @pytest.mark.numeric

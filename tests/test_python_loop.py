@@ -176,13 +176,13 @@ def test_pruned_and_parametrised_projections_act():
         assert all(p.grad.abs().max() > 0 for p in attentions(model)[0].query.parameters())
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_quantized_model_is_near():
-    warnings.simplefilter("ignore")  # PyTorch's, that there is a newer way
     if "onednn" in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = "onednn"
     model = tiny(BertForSequenceClassification, initializer_range=0.2).eval()
-    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, that there is a newer way
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
     assert type(attentions(quantized)[0].query) is not nn.Linear
     with torch.no_grad():
         wanted, outputs = model(*tiny_inputs()), quantized(*tiny_inputs())

@@ -531,7 +531,7 @@ def test_several_gpus_in_one_process_are_told_of_torchrun(monkeypatch, capsys):
     )
 
 
-def test_predict_gives_each_feature_its_own_output():
+def test_predict_gives_each_feature_its_own_output(monkeypatch):
     rows = features(np.random.default_rng(0), (13, 5, 29, 2, 37, 11, 7))
     sizes, runtime = [], Runtime(torch.device("cpu"))
 
@@ -543,6 +543,13 @@ def test_predict_gives_each_feature_its_own_output():
         runtime, torch.nn.Linear(1, 1), rows, 3, lambda rows: rows, outputs_of, "test"
     )
     assert got == [13, 5, 29, 2, 37, 11, 7] and sizes == [3, 3, 1]
+
+    sizes.clear()
+    monkeypatch.setitem(training.TOKENS_PER_BATCH, "cpu", 50)
+    got = training.predict(
+        runtime, torch.nn.Linear(1, 1), rows, None, lambda rows: rows, outputs_of, "test"
+    )
+    assert got == [13, 5, 29, 2, 37, 11, 7] and sizes == [1, 2, 4]  # of 37, 42 and 25 tokens
 
 
 # --- the rest of the loop ------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
     script without case says nothing about casing.
     """
     words = [word.removeprefix("##") for word in vocab if not _BRACKETED.fullmatch(word)]
-    cased = [word for word in words if word.lower() != word.upper()]
+    cased = [word for word in words if _has_case(word)]
     capitals = sum(word != word.lower() for word in cased)
     found = f"{capitals} of {len(cased)} entries with case"
     if do_lower_case and capitals > MOST_CAPITALS_OF_UNCASED * len(cased):
@@ -148,7 +148,7 @@ def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
         )
 
     # Single letters that have case do not count: an alphabet has those of foreign names too.
-    longer = [word.lower() for word in words if len(word) > 1 or word.lower() == word.upper()]
+    longer = [word.lower() for word in words if len(word) > 1 or not _has_case(word)]
     accents = sum(not word.isascii() and _without_accents(word) != word for word in longer)
     if strip_accents and accents > MOST_ACCENTS_OF_STRIPPED * len(longer):
         raise ValueError(
@@ -466,6 +466,11 @@ class _Memory(dict):
                 self.clear()
             self[argument] = result
         return result
+
+
+def _has_case(text):
+    # Not `upper`: Georgian has capitals in Unicode that no text mixes with its other letters.
+    return text.lower() != text.title()
 
 
 def _without_accents(text):

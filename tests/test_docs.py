@@ -19,11 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, SAMPLES, run, write_tiny_model
 
 import flags
+import run_classifier
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -273,6 +275,7 @@ def test_flags_parse(script, monkeypatch):
             check(flag, value)
 
     monkeypatch.setattr(flags.Flag, "check", check_all_but_files)
+    monkeypatch.setattr(run_classifier, "load_processor", lambda text: SimpleNamespace(name=text))
     module = importlib.import_module(script)
     found = 0
     for _, (file, *given) in all_commands():

@@ -502,6 +502,7 @@ HINDI = [f"{chr(0x915 + n % 30)}\u0947{chr(0x915 + n // 30)}" for n in range(900
         ([*UNCASED, *(f"[unused{n}]" for n in range(900)), "[CLS]"], True, True, None),
         # A script without case says nothing, and a vocabulary that is mostly of one not much.
         (HINDI, False, False, None),
+        ([f"\u10d0\u10d1{n}" for n in range(2000)], False, False, None),  # Georgian
         ([*(chr(0x4E00 + n) for n in range(2000)), *UNCASED], False, False, None),
         # A Japanese one with the capitals of an alphabet is cased.
         ([*KANA, *"abcABC"], True, True, "cased model (3 of 6 entries"),

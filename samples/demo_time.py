@@ -1,9 +1,9 @@
-"""Says about how long `make demo` will take on this machine.
+"""Prints about how long `make demo` will take on this machine.
 
     python samples/demo_time.py MRPC_FOLDER MRPC_EPOCHS SQUAD_FOLDER SQUAD_EPOCHS
 
-From the words that it trains on and the speed of a matrix product here, in the precision that
---bf16 means here.
+Estimated from the number of words that it trains on and from the speed of a matrix product here, in
+the precision that --bf16 chooses here.
 """
 
 import json
@@ -17,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import precision  # noqa: E402
 from progress import duration  # noqa: E402
 
-TOKENS = 1.3  # WordPieces a word, punctuation included
-FLOPS = 3 * 6 * (8 * 384**2 + 4 * 384 * 1536)  # of a token: 6 layers, 384 wide, forward and back
-SHARE = {torch.float32: 0.65, torch.bfloat16: 0.45}  # of a product's speed that a step reaches
-GPU_TOKENS = 20000  # a second, by far not the most that a GPU can do
-STARTS = 25  # seconds: conversion, four starts of Python, evaluation
+TOKENS = 1.3  # WordPieces per word, with punctuation
+# Per token: 6 layers, 384 wide, forward and backward.
+FLOPS = 3 * 6 * (8 * 384**2 + 4 * 384 * 1536)
+# The share of a product's speed that a training step reaches.
+SHARE = {torch.float32: 0.65, torch.bfloat16: 0.45}
+GPU_TOKENS = 20000  # per second; most GPUs are faster
+STARTS = 25  # seconds for conversion, four starts of Python and evaluation
 
 
 def words_of_mrpc(folder):
@@ -37,7 +39,7 @@ def words_of_squad(folder):
 
 
 def speed(dtype):
-    """FLOP/s of a product as those of a step."""
+    """FLOP/s of a matrix product of the size that training uses."""
     x, weight = torch.ones(1024, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
     best = float("inf")
     for _ in range(8):

@@ -76,7 +76,7 @@ def check_slots(optimizer, parameter, truth, name, transpose=False):
         assert roundings(optimizer.state[parameter][moment], wanted) < limit, moment
 
 
-def test_classifier_trains_as_googles(pretrained, goldens):
+def test_trajectory_of_the_classifier_is_googles(pretrained, goldens):
     truth = np.load(goldens / "train_cls.npz")
     model = without_dropout(BertForSequenceClassification, pretrained)
     model.classifier.weight.data = torch.from_numpy(truth["head_weights_init"].copy())
@@ -103,7 +103,7 @@ def test_classifier_trains_as_googles(pretrained, goldens):
     assert roundings(evaluate(), truth["eval_logits_after"], 1.0) < 2 * LOSS
 
 
-def test_question_answering_trains_as_googles(pretrained, goldens):
+def test_trajectory_of_question_answering_is_googles(pretrained, goldens):
     truth = np.load(goldens / "train_squad.npz")
     model = without_dropout(BertForQuestionAnswering, pretrained)
     model.bert.compute_padding = True
@@ -151,7 +151,7 @@ def test_answers_outside_the_window_cost_as_googles(pretrained, goldens):
 
 
 @pytest.mark.numeric
-def test_pretraining_trains_as_googles(pretrained, goldens):
+def test_trajectory_of_pretraining_is_googles(pretrained, goldens):
     truth = np.load(goldens / "pretrain_loss.npz")
     records = np.load(goldens / "pretrain_records_fe35475.npz")
     model = without_dropout(BertForPreTraining, pretrained)

@@ -69,10 +69,10 @@ def check_keys(values: dict) -> None:
     for name, (allowed, meaning) in REFUSED.items():
         if name in values and values[name] not in allowed:
             raise ValueError(f"{name} is {values[name]!r}, which is not supported: {meaning}")
-    if values.get("embedding_size", values.get("hidden_size")) != values.get("hidden_size"):
+    embedding_size = values.get("embedding_size")
+    if embedding_size is not None and embedding_size != values.get("hidden_size"):
         raise ValueError(
-            f"embedding_size is {values['embedding_size']!r}, which is not supported: it is not "
-            f"hidden_size"
+            f"embedding_size is {embedding_size!r}, which is not supported: it is not hidden_size"
         )
 
 

@@ -124,13 +124,13 @@ def test_damaged_checkpoints_alone_stop_the_run(zygote, stopped):
 
 
 def test_a_configuration_that_was_changed_stops_the_run(zygote, jobs, tmp_path):
-    """The file has the same name; without this check another activation would go unnoticed."""
+    """The file has the same name; without this check another rate would go unnoticed."""
     config, out = tmp_path / "bert_config.json", tmp_path / "out"
     values = json.loads((jobs[0].reference / config.name).read_text("utf-8"))
     command = jobs[0].command(out, f"--bert_config_file={config}")
     config.write_text(json.dumps(values), "utf-8")
     zygote.run(command, [(WEIGHTS, 1, 0.0, signal.SIGKILL)], hold=True)
-    config.write_text(json.dumps({**values, "hidden_act": "relu"}), "utf-8")
+    config.write_text(json.dumps({**values, "hidden_dropout_prob": 0.2}), "utf-8")
     ended = zygote.run(command)
     assert ended.status == 2 and "(content of --bert_config_file was " in ended.last_line
 

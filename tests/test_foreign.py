@@ -185,7 +185,7 @@ def save(folder, model, config, base, **facts):
     folder.mkdir(exist_ok=True)
     args = types.SimpleNamespace(
         output_dir=str(folder), vocab_file=str(base / "vocab.txt"), do_lower_case=True,
-        strip_accents=True, save_safetensors=False, keep_checkpoints=1,
+        strip_accents=True, never_split=None, save_safetensors=False, keep_checkpoints=1,
     )  # fmt: skip
     checkpoint.save_model(args, RUNTIME, model, config, **facts)
 

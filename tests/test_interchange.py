@@ -91,7 +91,7 @@ def save(folder, model, config, base, *, safetensors=False, lower=True, strip=Tr
     folder.mkdir(exist_ok=True)
     args = types.SimpleNamespace(
         output_dir=str(folder), vocab_file=str(base / "vocab.txt"), do_lower_case=lower,
-        strip_accents=strip, save_safetensors=safetensors, keep_checkpoints=1,
+        strip_accents=strip, never_split=None, save_safetensors=safetensors, keep_checkpoints=1,
     )  # fmt: skip
     checkpoint.save_model(args, RUNTIME, model, config, **facts)
     return args

@@ -76,6 +76,8 @@ class Watch:
                 self.enter(STEP)
             elif name.startswith("checkpoint-"):
                 self.enter(CHECKPOINT)
+            elif name in ("bert_config.json.tmp", "vocab.txt.tmp"):
+                pass  # with the first checkpoint and with the weights
             elif self.phase == STEP and name.endswith(".tmp"):
                 self.enter(WEIGHTS)
 

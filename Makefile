@@ -92,6 +92,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.ready: requirements.txt | $(VENV)/bin/python
+	@echo "== Installing PyTorch in $(VENV), which takes about a minute"
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 

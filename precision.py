@@ -15,7 +15,7 @@ import torch
 FORCE = "BERT_FORCE_BF16"  # "1": bfloat16 even where it is emulated, to test its arithmetic
 
 # Values of ONEDNN_MAX_CPU_ISA below the first instruction set with bfloat16 products. oneDNN
-# ignores a value that it does not know, so any other one is no cap.
+# ignores values that it does not know, so other values do not cap anything.
 WITHOUT_BF16 = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
 )  # fmt: skip
@@ -23,9 +23,9 @@ WITHOUT_AMX = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_5
 
 
 def choose(runtime):
-    """Sets the precision of a run with --bf16, the same on all ranks; says why it is float32.
+    """Sets the precision of a run with --bf16, the same on all ranks; prints why it is float32.
 
-    One rank that would emulate it is enough for float32: the others would wait for it at each step.
+    If one rank would emulate bfloat16, all use float32: the others would wait for it at each step.
     """
     for rank, reason in enumerate(runtime.gather(emulation(runtime.device.type))):
         if reason:
@@ -38,11 +38,11 @@ def choose(runtime):
     runtime.dtype = torch.bfloat16
 
 
-def go_on(runtime, record):
-    """Makes a resumed run with --bf16 compute as its checkpoint, whose (path, precision) is given.
+def follow_checkpoint(runtime, record):
+    """Makes a resumed run with --bf16 compute as its checkpoint did.
 
-    `record` is None where there is no checkpoint; that of rank 0 counts. Raises ValueError where
-    it was bfloat16 and that is emulated here.
+    `record` is the checkpoint's (path, precision), or None without one; rank 0's counts. Raises
+    ValueError if the checkpoint was computed in bfloat16, which would be emulated here.
     """
     record = runtime.gather(record)[0]
     if record is None or record[1] == runtime.precision:
@@ -51,11 +51,14 @@ def go_on(runtime, record):
     if precision != "float32":
         raise ValueError(
             f"{path} was computed in {precision}, but here --bf16 computes in float32 "
-            f"({runtime.why_not_bf16}): go on where bfloat16 is native, emulate it with {FORCE}=1, "
-            f"or start anew with --overwrite_output_dir"
+            f"({runtime.why_not_bf16}): resume where bfloat16 is native, emulate it with "
+            f"{FORCE}=1, or start over with --overwrite_output_dir"
         )
-    runtime.print(f"--bf16: going on in float32, as {path} was computed, though bfloat16 is native")
-    runtime.dtype, runtime.why_not_bf16 = torch.float32, f"{path} was computed in float32"
+    runtime.print(
+        f"--bf16: continuing in float32, as {path} was computed, although bfloat16 is native"
+    )
+    runtime.dtype = torch.float32
+    runtime.why_not_bf16 = f"{path} was computed in float32"
 
 
 def emulation(device_type="cpu"):

@@ -171,7 +171,7 @@ def follow_checkpoint_precision(args, runtime) -> None:
     Raises ValueError if that is bfloat16 and this machine has no instructions for it.
     """
     if args.do_train and args.bf16 and not args.overwrite_output_dir:
-        precision.go_on(runtime, recorded_precision(args.output_dir))
+        precision.follow_checkpoint(runtime, recorded_precision(args.output_dir))
 
 
 def place_model(args, runtime, model) -> None:
@@ -480,7 +480,9 @@ def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
     if state is None:
         return 0
     if args.bf16 and args.overwrite_output_dir:  # else `follow_checkpoint_precision` has done it
-        precision.go_on(runtime, (args.output_dir, str(state.get("precision", "bfloat16"))))
+        precision.follow_checkpoint(
+            runtime, (args.output_dir, str(state.get("precision", "bfloat16")))
+        )
     if runtime.world_size > 1:
         runtime.require_equal("the checkpoint", {"checksum": fingerprint(state["model"])})
     model.load_state_dict(state["model"])

@@ -276,7 +276,7 @@ def test_a_run_in_float32_goes_on_in_float32(here, command, call, tmp_path):
     second = call(run_classifier, *command, f"--output_dir={out}").ok()
     path = out / "checkpoint-4.pt"
     assert second.out.count("--bf16: ") == 1
-    assert f"--bf16: going on in float32, as {path} was computed, though" in second.out
+    assert f"--bf16: continuing in float32, as {path} was computed" in second.out
     assert "1 rank, float32, " in second.out and f"resuming from {path}" in second.out
     assert_same_weights(out, plain)
     assert losses(out) == losses(plain)
@@ -307,8 +307,8 @@ def test_a_run_in_bfloat16_stops_where_it_is_emulated(here, command, call, tmp_p
     assert stopped.status == 2
     assert stopped.err == (
         f"run_classifier.py: error: {path} was computed in bfloat16, but here --bf16 computes in "
-        f"float32 (this CPU is old): go on where bfloat16 is native, emulate it with "
-        f"BERT_FORCE_BF16=1, or start anew with --overwrite_output_dir\n"
+        f"float32 (this CPU is old): resume where bfloat16 is native, emulate it with "
+        f"BERT_FORCE_BF16=1, or start over with --overwrite_output_dir\n"
     )
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
@@ -330,7 +330,7 @@ def test_overwriting_and_evaluation_follow_no_checkpoint(here, command, call, tm
     assert '<th scope="row">precision</th><td>float32</td>' in page
     assert '<th scope="row">evaluated_in</th><td>bfloat16</td>' in page
     outcome = call(run_classifier, *command, "--overwrite_output_dir", f"--output_dir={out}").ok()
-    assert "1 rank, bfloat16, " in outcome.out and "going on" not in outcome.out
+    assert "1 rank, bfloat16, " in outcome.out and "continuing" not in outcome.out
 
 
 def test_other_flags_are_told_before_the_precision(here, command, call, tmp_path):
@@ -394,10 +394,10 @@ def test_ranks_agree_on_float32(command, here, call, tmp_path):
     assert_same_weights(out, plain)  # were a rank in bfloat16, they would not be
     assert json.loads((out / "run.json").read_text("utf-8"))["precision"] == "float32"
 
-    # Where bfloat16 is native on both they go on as they began, and alike.
+    # Where bfloat16 is native on both they continue as they began, and alike.
     stopped_after(4, out)
     again = run(*torchrun, tmp_path / "ranks.py", "none", *command, f"--output_dir={out}").ok()
-    assert again.out.count("--bf16: going on in float32") == 1
+    assert again.out.count("--bf16: continuing in float32") == 1
     assert_same_weights(out, plain)
 
     # A run that began in bfloat16 stops on both, whichever is old.
@@ -425,7 +425,7 @@ def test_one_rank_that_emulates_is_enough():
 def test_rank_0_tells_which_checkpoint_counts():
     runtime = Runtime(torch.device("cpu"), 1, 2, torch.bfloat16)
     runtime.gather = lambda value: [("a.pt", "float32"), value]
-    precision.go_on(runtime, None)
+    precision.follow_checkpoint(runtime, None)
     assert runtime.dtype is torch.float32
 
 

@@ -134,7 +134,8 @@ class Folder:
             "run_squad.py": "questions",
             "run_pretraining.py": "pretraining",
         }
-        task = next(filter(None, known), None) or by_script.get(self.script)
+        task = next(filter(None, known), None) or self.run.get("task")
+        task = task or by_script.get(self.script)
         is_regression = self.run.get("labels") == [] or self.num_labels == 1
         return "regression" if task == "classification" and is_regression else task
 
@@ -520,8 +521,9 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": "single_label_classification" if labels else "regression",
         }
+        if metadata.get("task") != "tagging":
+            values["problem_type"] = "single_label_classification" if labels else "regression"
     return {
         TRANSFORMERS_CONFIG: values,
         TOKENIZER_CONFIG: {

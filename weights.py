@@ -153,7 +153,8 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
 
     # Other libraries save models for questions or masked words without a pooler.
     if any(not name.startswith("bert.") for name in targets):
-        pooler_is_read = bool(fitting & {"classifier.weight", "cls.seq_relationship.weight"})
+        readers = fitting & {"classifier.weight", "cls.seq_relationship.weight"}
+        pooler_is_read = bool(readers) and getattr(model, "reads_pooler", True)
     for name in unfilled:
         if not name.startswith("bert."):
             continue

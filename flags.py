@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 CLASSIFIER = "run_classifier"
 SQUAD = "run_squad"
+TAGGER = "run_tagger"
 PRETRAINING = "run_pretraining"
 FEATURES = "extract_features"
 PREDICT = "predict"
@@ -29,6 +30,7 @@ TO_TENSORFLOW = "convert_pytorch_checkpoint_to_tf"
 SCRIPTS = {
     CLASSIFIER: "classifier",
     SQUAD: "squad",
+    TAGGER: "tagger",
     PRETRAINING: "pretraining",
     FEATURES: "features",
     PREDICT: "predict",
@@ -36,9 +38,9 @@ SCRIPTS = {
     TO_PYTORCH: "to PyTorch",
     TO_TENSORFLOW: "to TensorFlow",
 }
-FINE_TUNING = (CLASSIFIER, SQUAD)
-TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
-MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
+FINE_TUNING = (CLASSIFIER, SQUAD, TAGGER)
+TRAINING = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)
+MODEL_USERS = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
 SCHEDULES = ("warmup_linear", "warmup_constant", "warmup_cosine")
@@ -145,7 +147,12 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
+            "data_dir", (CLASSIFIER, TAGGER), str, REQUIRED,
+            {
+                CLASSIFIER: "folder with the task's .tsv files",
+                TAGGER: "folder with train.txt, dev.txt and test.txt in CoNLL columns: a line for "
+                "each word, the word first and its tag last, a blank line between sentences",
+            },
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -233,9 +240,10 @@ FLAGS = {
             metavar="FILE", must_exist=True, may_differ=True, google="none", port="none",
         ),
         Flag(
-            "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
+            "do_eval", (CLASSIFIER, TAGGER, PRETRAINING), bool, False,
             {
                 CLASSIFIER: "evaluate on dev.tsv",
+                TAGGER: "evaluate on dev.txt",
                 PRETRAINING: "evaluate on the first instances of --input_file",
             },
             may_differ=True, google="false", port="false",
@@ -245,6 +253,7 @@ FLAGS = {
             {
                 CLASSIFIER: "write the class probabilities of test.tsv",
                 SQUAD: "answer the questions of --predict_file",
+                TAGGER: "tag test.txt, and evaluate on it if it has tags",
             },
             may_differ=True, google="false", port="false, classifier —",
         ),
@@ -304,7 +313,8 @@ FLAGS = {
             metavar="N,N,…", may_differ=True,
         ),
         Flag(
-            "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
+            "eval_batch_size", (CLASSIFIER, TAGGER, PRETRAINING), int, 8,
+            "examples per evaluation batch",
             allowed=AT_LEAST_1, may_differ=True, google="8", port="8",
         ),
         Flag(
@@ -394,7 +404,7 @@ FLAGS = {
         ),
         Flag(
             "init_checkpoint", MODEL_USERS, str,
-            {CLASSIFIER: None, SQUAD: None, PRETRAINING: None, FEATURES: REQUIRED},
+            {**dict.fromkeys(TRAINING), FEATURES: REQUIRED},
             "weights to start from: a file or folder of PyTorch weights, or a TensorFlow "
             "checkpoint; without this flag, training starts from random weights",
             metavar="PATH", google="none, features required", port="none, features required",
@@ -419,9 +429,9 @@ FLAGS = {
         ),
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
-            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128, PREDICT: None},
-            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows; "
-            "predict.py does as training did by default",
+            {**dict.fromkeys(MODEL_USERS, 128), SQUAD: 384, PREDICT: None},
+            "WordPieces per input; longer inputs are cut, or in SQuAD and tagging divided into "
+            "windows; predict.py does as training did by default",
             allowed=Range(3), google="128, squad 384", port="128, squad 384",
         ),
     ),

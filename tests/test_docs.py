@@ -179,6 +179,7 @@ def write_data(sandbox, mrpc):
     folder = sandbox.root / "path/to"
     shutil.copytree(mrpc, folder / "glue/MRPC")
     shutil.copytree(SAMPLES / "SQuAD", folder / "SQUAD")
+    shutil.copytree(SAMPLES / "tagging", sandbox.clone / "samples/tagging")
     dataset = json.loads((SAMPLES / "SQuAD/dev-v2.0.json").read_text("utf-8"))
     paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
     for qa in (qa for paragraph in paragraphs for qa in paragraph["qas"]):
@@ -264,7 +265,8 @@ def test_script_and_flags_exist(path, command):
 
 
 @pytest.mark.parametrize(
-    "script", ["run_classifier", "run_squad", "run_pretraining", "extract_features"]
+    "script",
+    ["run_classifier", "run_squad", "run_tagger", "run_pretraining", "extract_features"],
 )
 def test_flags_parse(script, monkeypatch):
     """Every command of a driver, with what "…" leaves out. The files need not exist."""

@@ -237,7 +237,7 @@ HEADS = {
     "BertModel": BertModel, "BertForPreTraining": BertForPreTraining, "BertForMaskedLM": None,
     "BertLMHeadModel": None, "BertForNextSentencePrediction": None, "BertForMultipleChoice": None,
     "BertForSequenceClassification": MODELS["classifier"],
-    "BertForTokenClassification": MODELS["tagger"],
+    "BertForTokenClassification": BertForTokenClassification,
     "BertForQuestionAnswering": BertForQuestionAnswering,
 }  # fmt: skip
 
@@ -250,7 +250,7 @@ def test_transformers_models_come_in(tmp_path, config, head, attention):
     torch.manual_seed(4)
     theirs = getattr(transformers, head)(
         transformers.BertConfig(
-            **config.to_dict(), num_labels=len(LABELS) if "Classification" in head else 2,
+            **config.to_dict(), num_labels=len(LABELS) if "Sequence" in head else 2,
             attn_implementation=attention,
         )
     )  # fmt: skip

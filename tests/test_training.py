@@ -22,6 +22,7 @@ from helpers import (
     model_flags,
     results,
     run,
+    run_ranks,
     start,
 )
 from model_helpers import Replicas, tiny, tiny_inputs
@@ -385,7 +386,7 @@ def test_two_ranks_on_squad_and_resumed_by_one(tiny_model_without_dropout, squad
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     run_squad.main([*command, f"--output_dir={one}"])
-    run(*TORCHRUN, "run_squad.py", *command, "--local_rank=0", f"--output_dir={two}").ok()
+    run_ranks(2, "run_squad.py", *command, "--local_rank=0", f"--output_dir={two}").ok()
     assert_close_runs(one, two, tiny_model_without_dropout)
     assert (one / "predictions.json").read_text() == (two / "predictions.json").read_text()
     # The number of ranks may change when a run goes on.

@@ -126,7 +126,8 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
     heads may stay unfilled, and the pooler if the head that reads it does, or if no head reads it;
     of a model without a head the pooler's output is read unless `pooler_is_read` is False. Raises
     ValueError if another tensor of the encoder is missing or has another shape or type, or has no
-    place in the model; the model is then unchanged. Raises as `read_state_dict` for files.
+    place in the model, or if a value is not finite; the model is then unchanged. Raises as
+    `read_state_dict` for files.
     """
     import torch
 
@@ -165,6 +166,10 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
         hint = "" if ANCHOR in found else what_it_holds(held)
         raise ValueError(f"{source}: {name} is {there}, the model's is {needed}{hint}")
     _refuse_more(source, unused, model)
+    for name in sorted(fitting):
+        # The sum is fast to compute; it may also overflow, in float16.
+        if not given[name].sum().isfinite() and not given[name].isfinite().all():
+            raise ValueError(f"{source}: {name} holds values that are not finite numbers")
 
     with torch.no_grad():
         for name in fitting:

@@ -153,6 +153,8 @@ class Folder:
         numbers = self.configuration.get("label2id")
         if names is None and isinstance(numbers, dict):
             names = {number: name for name, number in numbers.items()}
+        if isinstance(names, list):
+            names = dict(enumerate(names))
         try:
             names = {int(number): str(name) for number, name in names.items()}
         except (AttributeError, ValueError, TypeError):
@@ -389,8 +391,8 @@ def refuse_contradictions(args, start: Folder) -> None:
         for token, number in load_vocab(start.vocab_file).items():
             if tokens.get(number, token) != token and not token.startswith("[unused"):
                 raise ValueError(
-                    f"{given}:{number + 1} is {tokens[number]!r}, but in {start.vocab_file} beside "
-                    f"the weights it is {token!r}"
+                    f"{given}:{number + 1} is {tokens[number][:40]!r}, but in {start.vocab_file} "
+                    f"beside the weights it is {token!r}"
                 )
 
 

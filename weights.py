@@ -372,8 +372,11 @@ def _read_file(path):
             if weights.get(name) and is_state_dict(weights[name]):
                 return weights[name]
     if not is_state_dict(weights):
-        keys = ", ".join(map(str, weights)) if isinstance(weights, dict) else ""
-        hint = f" (its keys: {keys[:80]})" if keys else ""
+        values = weights if isinstance(weights, dict) else {}
+        others = [name for name, value in values.items() if not isinstance(value, torch.Tensor)]
+        hint = f" (its keys: {', '.join(map(str, values))[:80]})" if values else ""
+        if len(others) < len(values):
+            hint = f" ({others[0]} is of type {type(values[others[0]]).__name__})"
         raise ValueError(f"{path} is not a state dict: not all of its values are tensors{hint}")
     return weights
 

@@ -63,6 +63,9 @@ TASKS = {
     "BertModel": "encoder",
 }
 
+# A problem_type of transformers, whose classifier answers yes or no for each label.
+MULTI_LABEL = "multi_label_classification"
+
 # What tokenizers of transformers may say beside casing and accents, where it is as here.
 TOKENIZER_VALUES = {
     "tokenizer_class": (
@@ -147,9 +150,14 @@ class Folder:
         if isinstance(self.run.get("labels"), list):
             return [str(label) for label in self.run["labels"]]
         names = self.configuration.get("id2label")
+        numbers = self.configuration.get("label2id")
+        if names is None and isinstance(numbers, dict):
+            names = {number: name for name, number in numbers.items()}
+        if isinstance(names, list):
+            names = dict(enumerate(names))
         try:
             names = {int(number): str(name) for number, name in names.items()}
-        except (AttributeError, ValueError):
+        except (AttributeError, ValueError, TypeError):
             return None
         if sorted(names) != list(range(len(names))):
             return None
@@ -383,17 +391,20 @@ def refuse_contradictions(args, start: Folder) -> None:
         for token, number in load_vocab(start.vocab_file).items():
             if tokens.get(number, token) != token and not token.startswith("[unused"):
                 raise ValueError(
-                    f"{given}:{number + 1} is {tokens[number]!r}, but in {start.vocab_file} beside "
-                    f"the weights it is {token!r}"
+                    f"{given}:{number + 1} is {tokens[number][:40]!r}, but in {start.vocab_file} "
+                    f"beside the weights it is {token!r}"
                 )
 
 
 def order_of_labels(folder: Folder, labels) -> list[int] | None:
     """For each of `labels` the output of the folder's weights that it has; None if as they are.
 
-    Names are compared without regard to case. Raises ValueError if they are other labels.
+    Names are compared without regard to case. Raises ValueError if they are other labels, or if
+    those weights give a text several of them.
     """
     theirs = folder.labels
+    if labels and folder.configuration.get("problem_type") == MULTI_LABEL:
+        raise ValueError(f"{folder.asked} gives a text several labels, which is not supported")
     if theirs is None or labels is None or list(labels) == theirs:
         return None
     ours = [label.casefold() for label in labels]

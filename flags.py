@@ -52,6 +52,29 @@ MEANINGLESS = (
 )  # fmt: skip
 
 
+# For an unknown flag's message: names on the command lines of other BERTs -> flags here. Names that
+# share words with a flag's own name, such as --warmup, are found without this table.
+OTHER_NAMES = {
+    "lr": "learning_rate", "batch_size": "train_batch_size", "batch": "train_batch_size",
+    "bs": "train_batch_size", "epochs": "num_train_steps", "num_epochs": "num_train_steps",
+    "grad_accum": "gradient_accumulation_steps", "max_len": "max_seq_length",
+    "bert_model": "init_checkpoint", "model": "init_checkpoint", "weights": "init_checkpoint",
+    "model_name_or_path": "init_checkpoint", "tokenizer_name": "vocab_file",
+    "config_name": "bert_config_file",
+    "per_gpu_train_batch_size": "train_batch_size",
+    "per_device_train_batch_size": "train_batch_size",
+    "per_gpu_eval_batch_size": "eval_batch_size", "per_device_eval_batch_size": "eval_batch_size",
+    "warmup_steps": "warmup_proportion", "lr_scheduler_type": "schedule",
+    "save_total_limit": "keep_checkpoints", "do_eval": "do_predict", "do_test": "do_predict",
+    "validation_file": "predict_file", "dev_file": "predict_file", "data_dir": "input_file",
+    "train_file": "input_file", "cpu": "no_cuda", "use_cpu": "no_cuda", "no_gpu": "no_cuda",
+    "cased": "no_do_lower_case", "uncased": "do_lower_case", "resume": "output_dir",
+    "resume_from_checkpoint": "output_dir",
+}  # fmt: skip
+# Words in the names of flags that alone do not say which one is meant.
+VAGUE_WORDS = {"do", "no", "num", "max", "file", "dir", "name", "steps", "size", "per"}
+
+
 @dataclass(frozen=True)
 class Range:
     """The numbers that a flag allows. NaN is in no range, nor is infinity."""
@@ -119,10 +142,21 @@ class Flag:
             raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
-        if self.must_exist and value and not os.path.exists(value):
-            raise FileNotFoundError(f"{self.spelling} {value} does not exist")
+        if self.must_exist and value:
+            self.check_input(value)
         if self.must_be_writable and value:
             check_output_dir(value, self.name)
+
+    def check_input(self, path: str) -> None:
+        """Raises OSError where no file, or no folder, can be read at `path`."""
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{self.spelling} {path} does not exist")
+        if self.metavar == "FILE" and os.path.isdir(path):
+            raise IsADirectoryError(f"{self.spelling} {path} is a folder: give a file in it")
+        if self.metavar == "FOLDER" and not os.path.isdir(path):
+            raise NotADirectoryError(f"{self.spelling} {path} is a file: give its folder")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"{self.spelling} {path} may not be read by this user")
 
 
 # Heading in --help -> its flags.
@@ -762,20 +796,37 @@ class Parser(argparse.ArgumentParser):
         if not names:
             return f"{rest[0]!r} does not belong to a flag"
 
+        close = {name: self._suggestion(name) for name in names}
+        if len(names) == 1:
+            hint = f"did you mean {close[names[0]]}?" if close[names[0]] else "see --help"
+            return f"unknown flag {names[0]}: {hint}"
+        hinted = [
+            f"{name} (did you mean {found}?)" if found else name for name, found in close.items()
+        ]
+        return f"unknown flags {', '.join(hinted)}"
+
+    def _suggestion(self, given):
+        """The flag that a user may have meant by the unknown one, or None.
+
+        That is the one of OTHER_NAMES, or the most like among those that have all words of what was
+        given, as --num_train_epochs has that of --epochs, or among those of like spelling.
+        """
         known = [
             option
             for action in self._actions
             for option in action.option_strings
             if action.dest not in MEANINGLESS
         ]
-        close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in names}
-        if len(names) == 1:
-            hint = f"did you mean {close[names[0]][0]}?" if close[names[0]] else "see --help"
-            return f"unknown flag {names[0]}: {hint}"
-        hinted = [
-            f"{name} (did you mean {found[0]}?)" if found else name for name, found in close.items()
-        ]
-        return f"unknown flags {', '.join(hinted)}"
+        name = given.lstrip("-").replace("-", "_").lower()
+        other = f"--{OTHER_NAMES.get(name)}"
+        if other in known:
+            return other
+        words = set(name.split("_"))
+        if words - VAGUE_WORDS:
+            meant = [option for option in known if words <= set(option[2:].split("_"))]
+            if meant:
+                return difflib.get_close_matches(f"--{name}", meant, 1, 0)[0]
+        return next(iter(difflib.get_close_matches(f"--{name}", known, 1, 0.75)), None)
 
     def error(self, message):
         """Raises argparse's own complaints as ValueError, in this module's words."""
@@ -843,6 +894,7 @@ def run(function: Callable, *arguments):
         os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
         sys.exit(2)
     except KeyboardInterrupt:
+        os.write(2, f"\n{script}: interrupted\n".encode())
         sys.exit(130)
 
 

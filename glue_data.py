@@ -660,6 +660,18 @@ def load_processor(text: str) -> Task:
     return Task(processor, path)
 
 
+def reads_files(processor, set_type: str) -> bool:
+    """Whether a processor, or its class, reads a set from its `files`.
+
+    A user's class may read what it likes.
+    """
+    own = processor if isinstance(processor, type) else type(processor)
+    if own.__module__ == __name__:
+        return True
+    methods = ("get_examples", f"get_{set_type}_examples")
+    return all(getattr(own, name, None) is getattr(DataProcessor, name) for name in methods)
+
+
 def find_processor(task_name: str) -> type | None:
     """The class of PROCESSORS whose name is this in upper or lower case."""
     return {name.lower(): found for name, found in PROCESSORS.items()}.get(task_name.lower())

@@ -778,7 +778,7 @@ class BertModel(nn.Module):
         The mask is [B, S], or [1, S] for every row. Raises ValueError for another shape, or for a
         width beyond the model's positions.
         """
-        if input_ids.dim() != 2:
+        if input_ids.dim() != 2 or not input_ids.shape[1]:
             raise ValueError(f"input_ids has the shape {list(input_ids.shape)}: give [B, S]")
         width = input_ids.shape[1]
         if width > self.config.max_position_embeddings:
@@ -983,6 +983,8 @@ class BertForSequenceClassification(nn.Module):
 
     def __init__(self, config, num_labels=2):
         super().__init__()
+        if num_labels < 1:
+            raise ValueError(f"num_labels is {num_labels}, but a classifier has 1 output or more")
         self.num_labels = num_labels
         self.bert = BertModel(config)
         self.dropout_prob = config.hidden_dropout_prob

@@ -28,10 +28,6 @@ def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Use a trained model on new text."
     args = flags.Parser("predict", description, EXAMPLE).parse_args(argv)
-    if not os.path.isdir(args.folder):
-        raise ValueError(
-            f"{args.folder} is a file: give the folder, with weights, configuration and vocabulary"
-        )
     if args.text is not None and args.input is not None:
         raise ValueError("give a text or --input, not both")
     if args.text is None and args.input is None and (args.embed or not sys.stdin.isatty()):
@@ -120,7 +116,7 @@ from tqdm import tqdm
 
 import precision
 import squad_data
-from checkpoint import Folder, inspect_folder, refuse_other_tokenizers
+from checkpoint import MULTI_LABEL, Folder, inspect_folder, refuse_other_tokenizers
 from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
 from data import join_pair, model_inputs, pad_rows, token_batches
 from files import atomic_write
@@ -133,6 +129,7 @@ from modeling import (
     load_weights,
 )
 from tokenization import FullTokenizer
+from training import memory_advice
 from weights import read_state_dict, standard_name
 
 MASK = "[MASK]"
@@ -212,7 +209,7 @@ def read_folder(path: str) -> Folder:
         if file is None:
             raise ValueError(f"{path} has no {what}: give a folder with all that a model needs")
     refuse_other_tokenizers(folder)
-    if folder.configuration.get("problem_type") == "multi_label_classification":
+    if folder.configuration.get("problem_type") == MULTI_LABEL:
         raise ValueError(f"{path} gives a text several labels, which is not supported")
     return folder
 
@@ -567,7 +564,10 @@ class Model:
         outputs = [None] * len(features)
         enabled = self.dtype is not torch.float32
         for indices in token_batches([len(row.input_ids) for row in features], max_tokens):
-            with torch.autocast(self.device.type, self.dtype, enabled=enabled):
+            with (
+                torch.autocast(self.device.type, self.dtype, enabled=enabled),
+                memory_advice("lower --max_seq_length, or use --no_cuda"),
+            ):
                 found = outputs_of([features[index] for index in indices])
             for index, output in zip(indices.tolist(), found):
                 outputs[index] = output

@@ -7,6 +7,7 @@ shows a whole command. The tasks and their files are in glue_data.py.
 """
 
 import copy
+import errno
 import glob
 import json
 import os
@@ -38,6 +39,7 @@ from glue_data import (  # noqa: F401 (all are part of this module's public name
     find_processor,
     labels_found,
     load_processor,
+    reads_files,
 )
 
 EXAMPLE = """  python run_classifier.py --task_name MRPC --do_train --do_eval \\
@@ -73,8 +75,30 @@ def parse_args(argv: list[str] | None = None):
     if args.language != "zh" and args.task_name != "xnli":
         raise ValueError(f"--language is for XNLI only, not for {args.task_name}")
 
+    check_files(args)
     parse_seeds(args)
     return args
+
+
+def check_files(args):
+    """Raises FileNotFoundError if a file that the run will read is missing."""
+    if args.processor:
+        processor = load_processor(args.processor).processor
+    elif args.task_name == "xnli":
+        processor = XnliProcessor(args.language)
+    else:
+        processor = find_processor(args.task_name)
+    for name, wanted in wanted_sets(args).items():
+        if not (wanted and reads_files(processor, name)):
+            continue
+        path = os.path.join(args.data_dir, processor.files[name])
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def wanted_sets(args):
+    """{set: whether the run reads it}"""
+    return {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
 
 
 def parse_own_task(args):
@@ -217,11 +241,10 @@ def load(args, runtime, task, tokenizer):
 
     A second dev or test set, MNLI's mismatched ones, is read only if its file exists.
     """
-    wanted = {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
     sets = {}
     for name, file in task.files.items():
         kind, _, variant = name.partition("_")
-        if not wanted[kind]:
+        if not wanted_sets(args)[kind]:
             continue
         if variant and not os.path.exists(os.path.join(args.data_dir, file)):
             continue

@@ -10,10 +10,12 @@ import contextlib
 import inspect
 import math
 import os
+import re
 import signal
 import sys
 import threading
 import zlib
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,13 +23,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 import flags
 import precision
 import tokenization
 from checkpoint import (
+    TASKS,
     check_output_dir,
+    checkpoints,
     find_start,
     inspect_folder,
     order_of_labels,
@@ -43,9 +46,9 @@ from convert_tf_checkpoint_to_pytorch import load_tf_weights
 from data import length_sorted_batches, num_train_steps, step_examples, token_batches
 from files import FolderLock
 from optimization import create_optimizer
-from progress import Log, summary_writer
+from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
-from weights import fingerprint, load_weights
+from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
 
 # --- device and ranks ----------------------------------------------------------------------------
 
@@ -132,11 +135,16 @@ def setup(args) -> Runtime:
         )
 
     cuda = torch.cuda.is_available() and not args.no_cuda
+    num_gpus = torch.cuda.device_count() if cuda else 0
+    if cuda and local_rank >= num_gpus:
+        raise ValueError(
+            f"local rank {local_rank} has no GPU, since there are only {num_gpus} here: start one "
+            f"rank for each, with torchrun --nproc_per_node={num_gpus}, or give --no_cuda"
+        )
     if args.fp16 and not cuda:
         raise ValueError("--fp16 needs a GPU, and there is none here; use --bf16 on a CPU")
     if args.compile and not cuda:
         raise ValueError("--compile needs a GPU, and there is none here: leave it out")
-    num_gpus = torch.cuda.device_count() if cuda else 0
     if args.compile and local_rank < 0 and num_gpus > 1:
         raise ValueError(
             f"--compile needs one process for each GPU: torchrun --nproc_per_node={num_gpus} …"
@@ -176,7 +184,8 @@ def follow_checkpoint_precision(args, runtime) -> None:
 
 def place_model(args, runtime, model) -> None:
     """Moves `model` to the run's device, and compiles its layers where --compile asks for it."""
-    model.to(runtime.device)
+    with memory_advice("the model alone needs more; use --no_cuda, or a GPU with more memory"):
+        model.to(runtime.device)
     if args.compile:
         compile_layers(model)
 
@@ -202,6 +211,37 @@ def print_resources(args, runtime, model) -> None:
             f"training takes about {state / 1e9:.2f} GB of memory per process, plus at most "
             f"{activations / 1e9:.2f} GB for {rows} examples at a time"
         )
+
+
+@contextlib.contextmanager
+def memory_advice(advice: str):
+    """Makes an allocation that fails in its body a ValueError of one line with this advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_gpu = isinstance(error, torch.OutOfMemoryError)
+        # PyTorch's error where the CPU's memory is used up has no type of its own.
+        if not (is_gpu or isinstance(error, MemoryError) or "allocate memory" in str(error)):
+            raise
+        where = "the GPU" if is_gpu else "this machine"
+        raise ValueError(f"out of memory on {where}: {advice}") from None
+
+
+def step_advice(args, runtime) -> str:
+    """What to change if a step of training does not fit into memory."""
+    parts = args.gradient_accumulation_steps
+    rows = math.ceil(args.train_batch_size / (runtime.world_size * parts))
+    more = min(2 * parts, args.train_batch_size // runtime.world_size)
+    change = "lower --max_seq_length, or use a smaller model"
+    if more > parts:
+        change = (
+            f"the same command with --gradient_accumulation_steps {more} (now {parts}) needs less "
+            f"and learns the same"
+        )
+    return (
+        f"a step computed {rows} of its {args.train_batch_size} examples at a time, each of up to "
+        f"{args.max_seq_length} WordPieces; {change}"
+    )
 
 
 def device_summary(runtime) -> str:
@@ -326,7 +366,8 @@ def load_initial_weights(
     """Fills `model` from PyTorch weights or a TensorFlow checkpoint and prints what was left out.
 
     `labels` are those of a classifier's outputs, which are put into that order. Raises ValueError
-    if the head has no weights, unless `head_may_be_new`, and if ranks have loaded other weights.
+    if the head has no weights or is for another task, unless `head_may_be_new`, and if ranks have
+    loaded other weights.
     """
     if path is None:
         runtime.print("no --init_checkpoint: the model starts from random weights")
@@ -335,14 +376,18 @@ def load_initial_weights(
     else:
         folder = inspect_folder(path)
         load = load_tf_weights if folder.is_tensorflow else load_weights
-        unfilled, unused = load(model, path, pooler_is_read)
+        if not has_head_of_another_task(folder, model):
+            unfilled, unused = load(model, path, pooler_is_read)
+        elif head_may_be_new:
+            unfilled, unused = load_without_classifier(model, path)
+        else:
+            raise ValueError(f"{path} is a model for {folder.task}: fine-tune it for this task")
         if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
             raise ValueError(
                 f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first"
             )
         runtime.print(
-            f"weights from {path}; new: {', '.join(unfilled) or 'none'}; "
-            f"not used: {', '.join(unused) or 'none'}"
+            f"weights from {path}; new: {summary_of(unfilled)}; not used: {summary_of(unused)}"
         )
         if labels is not None and "classifier.weight" not in unfilled:
             order_outputs(model, folder, labels, runtime)
@@ -350,6 +395,42 @@ def load_initial_weights(
         config = getattr(model, "bert", model).config
         values = {"checksum": fingerprint(model.state_dict()), "configuration": config.to_dict()}
         runtime.require_equal("the weights", values)
+
+
+def has_head_of_another_task(folder, model) -> bool:
+    """Whether the classifier in a folder has the model's names but classifies something else."""
+    own = TASKS.get(type(model).__name__)
+    theirs = "classification" if folder.task == "regression" else folder.task
+    same_names = ("classification", "tagging", "multiple choice")
+    differs = own in same_names and theirs in same_names and own != theirs
+    return differs and not folder.is_tensorflow
+
+
+def load_without_classifier(model, path) -> tuple[list[str], list[str]]:
+    """As `load_weights`, but leaves the classifier of the file out."""
+    weights = read_state_dict(path)
+    head = [name for name in weights if standard_name(name).startswith("classifier.")]
+    try:
+        unfilled, unused = load_weights(
+            model, {name: tensor for name, tensor in weights.items() if name not in head}
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("the state dict", path, 1)) from None
+    return unfilled, unused + head
+
+
+# What may be new or not used without surprise: the tensors of a head, the slots of an optimizer.
+EXPECTED = r"(classifier|qa_outputs|cls\.predictions|cls\.seq_relationship)\.|.*/(adam_[mv])$"
+
+
+def summary_of(names) -> str:
+    """Names of tensors for one line: those of a head by its name alone, surprising ones in full."""
+    groups = Counter()
+    for name in names:
+        known = None if name in TIED else re.match(EXPECTED, name)
+        groups[(known[1] or f"…/{known[2]}") if known else name] += 1
+    counted = [name if number == 1 else f"{name} ({number})" for name, number in groups.items()]
+    return ", ".join(counted) or "none"
 
 
 def order_outputs(model, folder, labels, runtime) -> None:
@@ -416,7 +497,11 @@ def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
     replica = parallel(runtime, model)
     model.train()
 
-    with StopSignals() as signals, closing(Log(args, runtime, start, steps)) as log:
+    with (
+        StopSignals(args, runtime) as signals,
+        closing(Log(args, runtime, start, steps)) as log,
+        memory_advice(step_advice(args, runtime)),
+    ):
         unread = []
         for step in range(start, steps):
             indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
@@ -608,11 +693,15 @@ def read_losses(runtime, unread, log, signals) -> bool:
 class StopSignals:
     """Catches SIGTERM and SIGINT, so that a run can finish its step and save before it ends.
 
-    `received` is the number of the first signal, 0 before it. A second one ends the run at once.
+    `received` is the number of the first signal, 0 before it. A second one ends the run at once,
+    with the conventional exit status and a line about what is kept in --output_dir. Both signals
+    are answered on the main rank as soon as they come.
     """
 
-    def __init__(self):
+    def __init__(self, args, runtime):
         self.received = 0
+        self.output_dir = args.output_dir
+        self.is_main = runtime.is_main
         self._handlers = {}
 
     def __enter__(self):
@@ -622,14 +711,31 @@ class StopSignals:
             self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error_type, *_):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self.received and error_type is KeyboardInterrupt:
+            newest = next(iter(checkpoints(self.output_dir).values()), None)
+            kept = "nothing was saved yet: the same command starts over"
+            if newest:
+                kept = f"{newest} is kept: the same command resumes from it"
+            self._answer(f"stopped without saving; {kept}")
+            sys.exit(128 + self.received)
 
     def _on_signal(self, number, _):
         if self.received:
             raise KeyboardInterrupt
         self.received = number
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._answer(
+            f"{name}: finishing this step and saving; once more stops at once, without saving"
+        )
+
+    def _answer(self, line):
+        if self.is_main:
+            bars_end = "\n" if sys.stderr.isatty() else ""
+            # Not print: a signal may come while another line is being printed.
+            os.write(2, f"{bars_end}{line}\n".encode())
 
 
 def end_stopped_run(args, runtime, log, signals, done) -> None:
@@ -670,12 +776,16 @@ def predict(runtime, model, features, batch_size, make_batch, outputs_of, title)
         batches = length_sorted_batches(lengths, batch_size)
     own_batches = batches[runtime.rank :: runtime.world_size]
     quiet = title is None or not runtime.is_main
+    largest = max(map(len, batches), default=0)
+    advice = f"a batch held up to {largest} inputs: give a smaller batch size for prediction"
 
     outputs = []
-    for indices in tqdm(own_batches, title, unit="batch", disable=quiet, dynamic_ncols=True):
-        with runtime.autocast():
-            batch = make_batch([features[index] for index in indices])
-            outputs += zip(indices.tolist(), outputs_of(model, batch))
+    with Bar(len(own_batches), "batch", title, quiet=quiet) as bar, memory_advice(advice):
+        for indices in own_batches:
+            with runtime.autocast():
+                batch = make_batch([features[index] for index in indices])
+                outputs += zip(indices.tolist(), outputs_of(model, batch))
+            bar.update(1)
     if runtime.world_size > 1:
         gathered = [None] * runtime.world_size if runtime.is_main else None
         dist.gather_object(outputs, gathered)

@@ -4,7 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, model_flags, run
+from helpers import ROOT, SAMPLES, model_flags, run
 
 import checkpoint
 import convert_pytorch_checkpoint_to_tf
@@ -31,7 +31,9 @@ NEEDED = [f"--vocab_file={__file__}", f"--bert_config_file={__file__}", "--outpu
 
 
 def parse(*argv):
-    return run_classifier.parse_args(["--task_name=MRPC", f"--data_dir={ROOT}", *NEEDED, *argv])
+    return run_classifier.parse_args(
+        ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}", *NEEDED, *argv]
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ DECIDE_IN = {
 @pytest.mark.parametrize("script", DECIDE_IN)
 def test_flags_that_a_resumed_run_must_repeat(script):
     more = {
-        "run_classifier": ["--task_name=MRPC", f"--data_dir={ROOT}"],
+        "run_classifier": ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}"],
         "run_squad": [f"--train_file={__file__}"],
         "run_pretraining": ["--input_file=i"],
     }

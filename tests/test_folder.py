@@ -469,6 +469,13 @@ def test_a_vocabulary_that_contradicts_stops_the_run(tiny_model, mrpc, tmp_path,
         f"--vocab_file={tmp_path / 'v.txt'}", f"--output_dir={tmp_path / 'out'}",
     )  # fmt: skip
     assert outcome.status == 2 and f"v.txt:101 is {words[100]!r}, but in " in outcome.err
+    # A file that is not a vocabulary may have one long line.
+    (tmp_path / "v.txt").write_text("\n".join([*words[:50], "x" * 9999, *words[51:]]), "utf-8")
+    with pytest.raises(ValueError, match=f"v.txt:51 is '{'x' * 40}', but in "):
+        run_classifier.main([
+            *command(mrpc, "--do_train"), f"--init_checkpoint={tiny_model}",
+            f"--vocab_file={tmp_path / 'v.txt'}", f"--output_dir={tmp_path / 'out'}",
+        ])  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_labels_found(tmp_path):
 
 
 def test_a_test_file_gives_an_example_for_each_row(tmp_path):
-    """Blank ones too, at the start and at the end; only the newline that ends it is no row."""
+    """Blank ones too, at the start and at the end; the newline at its end does not begin a row."""
     path = tmp_path / "test.tsv"
     path.write_text("\nd\tw\n\t\ne\tv\n\n")
     logged = []

@@ -751,8 +751,16 @@ def test_inputs_of_another_shape_are_refused_with_both_shapes(head, where, shape
 
 
 def test_ids_must_be_a_batch():
-    with pytest.raises(ValueError, match=r"input_ids has the shape \[7\]: give \[B, S\]"):
-        tiny()(torch.ones(7, dtype=torch.long))
+    for shape in ([7], [3, 0], [2, 3, 4]):
+        with pytest.raises(ValueError) as error:
+            tiny()(torch.ones(shape, dtype=torch.long))
+        assert str(error.value) == f"input_ids has the shape {shape}: give [B, S]"
+    assert tiny()(torch.ones(0, 3, dtype=torch.long))[1].shape == (0, TINY["hidden_size"])
+
+
+def test_a_classifier_has_an_output():
+    with pytest.raises(ValueError, match="^num_labels is 0, but a classifier has 1 output or"):
+        tiny(partial(BertForSequenceClassification, num_labels=0))
 
 
 def test_a_masked_position_on_padding_reads_no_other_example():

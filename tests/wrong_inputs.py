@@ -140,6 +140,16 @@ def write_weights(folder, model):
         (folder / name).mkdir()
         shutil.copy(model / "pytorch_model.bin", folder / name)
         (folder / name / file).write_text(content, "utf-8")
+    # Classifiers of two outputs, as that of a task of texts with two labels.
+    classifier = {"classifier.weight": torch.ones(2, 24), "classifier.bias": torch.ones(2)}
+    for name, values in (
+        ("tagger", {"architectures": ["BertForTokenClassification"]}),
+        ("several_labels", {"problem_type": "multi_label_classification"}),
+    ):
+        (folder / name).mkdir()
+        torch.save({**weights, **classifier}, folder / name / "pytorch_model.bin")
+        config = json.loads((model / "bert_config.json").read_text("utf-8"))
+        (folder / name / "config.json").write_text(json.dumps({**config, **values}), "utf-8")
     (folder / "empty.bin").write_bytes(b"")
     (folder / "nothing").mkdir()
     for name, text in (
@@ -196,6 +206,10 @@ def write_squad(folder, squad):
     write("fake", lambda paragraph, _: [
         qa.update(answers=[{"text": "FAKE_ANSWER", "answer_start": -1}]) for qa in paragraph["qas"]
     ])  # fmt: skip
+    write("columns", lambda paragraph, _: paragraph["qas"][2].update(
+        answers={"text": ["a"], "answer_start": [3]}  # as the package datasets gives them
+    ))  # fmt: skip
+    write("plain_answers", lambda paragraph, _: paragraph["qas"][2].update(answers=["a"]))
     write("misplaced", lambda paragraph, _: paragraph.update(context="Nothing of it is here."))
     (folder / "broken.json").write_text('{"data": [', "utf-8")
     (folder / "empty.json").write_bytes(b"")

@@ -139,6 +139,12 @@ class Folder:
         return "regression" if task == "classification" and is_regression else task
 
     @property
+    def problem_type(self) -> str | None:
+        """What transformers calls the kind of a classifier; None where no file says it."""
+        kind = self.run.get("problem_type", self.configuration.get("problem_type"))
+        return kind if isinstance(kind, str) else None
+
+    @property
     def labels(self) -> list[str] | None:
         """The names of the classes in the order of the outputs; [] for a regression.
 
@@ -517,10 +523,11 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
     labels = metadata.get("labels")
     if labels is not None:
         names = list(labels) or ["LABEL_0"]  # a regression has one output
+        kind = "single_label_classification" if labels else "regression"
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": "single_label_classification" if labels else "regression",
+            "problem_type": metadata.get("problem_type", kind),
         }
     return {
         TRANSFORMERS_CONFIG: values,

@@ -40,6 +40,7 @@ from tokenization import FullTokenizer
 
 MAX_SHORT_ROWS_SHOWN = 3
 MAX_LABELS_SHOWN = 9
+MAX_LABEL_WIDTH = 40  # characters of a label in a list of them
 
 
 @dataclass
@@ -470,21 +471,22 @@ class TsvProcessor(DataProcessor):
         examples = super().get_examples(data_dir, "train", log)
         labels = [example.label for example in examples]
         held_out = dev_examples(labels, self.dev_fraction, self.seed)
-        chosen = [
-            example
-            for index, example in enumerate(examples)
-            if (index in held_out) == (set_type == "dev")
-        ]
         path = os.path.join(data_dir, self.files["train"])
-        share = f"--dev_fraction {self.dev_fraction:g}, seed {self.seed}"
-        if not chosen:
-            raise ValueError(f"{share} leaves no {set_type} set of {path}")
-        self.tally.skipped[f"of the {'train' if set_type == 'dev' else 'dev'} set"] += len(
-            examples
-        ) - len(chosen)
+        share = f"--dev_fraction {self.dev_fraction:g}"
+        if not 0 < len(held_out) < len(examples):
+            empty = "train" if held_out else "dev"
+            raise ValueError(
+                f"{share} of the {len(examples)} examples of {path} leaves no {empty} set"
+            )
+        is_dev = set_type == "dev"
+        chosen = [
+            example for index, example in enumerate(examples) if (index in held_out) == is_dev
+        ]
+        other = "of the train set" if is_dev else "of the dev set"
+        self.tally.skipped[other] += len(examples) - len(chosen)
         log(
             f"the {set_type} set is {len(chosen):,} of the {len(examples):,} examples of {path} "
-            f"({share}){self._counts_of(chosen)}"
+            f"({share}, seed {self.seed}){self._counts_of(chosen)}"
         )
         return chosen
 
@@ -680,7 +682,7 @@ class TsvProcessor(DataProcessor):
                 f"{where} holds numbers, as {fractions[0]}: give --labels none for a regression, "
                 f"or name the labels with --labels"
             )
-        if len(counts) > 20 and len(counts) > 0.8 * counts.total():
+        if len(counts) > 5 and len(counts) > 0.8 * counts.total():
             raise ValueError(
                 f"{where} holds {len(counts):,} different values in {counts.total():,} rows: is it "
                 f"the right one? If so, name them with --labels"
@@ -700,7 +702,10 @@ def split_labels(cell: str) -> tuple[str, ...]:
 
 def shown_counts(counts: dict[str, int]) -> str:
     """Labels and their numbers in words, e.g. "no 12, yes 7"."""
-    shown = ", ".join(f"{label} {count:,}" for label, count in [*counts.items()][:MAX_LABELS_SHOWN])
+    shown = ", ".join(
+        f"{' '.join(label.split())[:MAX_LABEL_WIDTH]} {count:,}"
+        for label, count in [*counts.items()][:MAX_LABELS_SHOWN]
+    )
     return shown + (f", … ({len(counts):,} labels)" if len(counts) > MAX_LABELS_SHOWN else "")
 
 

@@ -1066,8 +1066,9 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     With labels [B, classes] of 0 and 1, of which an example may have several, it is the mean of
     every label's binary cross-entropy. Raises ValueError for another shape of the labels.
     """
-    several = labels.dim() == 2 and logits.shape[1] > 1
-    check_shape("labels", labels, logits.shape if several else logits.shape[:1])
+    several = labels.shape == logits.shape and logits.shape[1] > 1
+    if not several:
+        check_shape("labels", labels, logits.shape[:1])
     labels = to_device(labels, logits.device)
     logits = at_least_float32(logits)
     if several:

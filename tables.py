@@ -120,10 +120,8 @@ def named_columns(
         elif column.isdecimal() and int(column) < len(names):
             found.append(int(column))
         else:
-            raise ValueError(
-                f"{where}: there is no column {column} (--{flag}); there are {', '.join(names)}"
-                f"{other_separator(names)}"
-            )
+            there = ", ".join(name or "(unnamed)" for name in names) + other_separator(names)
+            raise ValueError(f"{where}: there is no column {column} (--{flag}); there are {there}")
     return found
 
 
@@ -153,8 +151,16 @@ def cell_text(value: object) -> str | None:
 
 
 def text_cells(value: dict, columns: Sequence[str], where: str) -> list[str]:
-    """The texts of an object in a .jsonl. Raises ValueError, beginning with `where`."""
+    """The texts of an object in a .jsonl; null is an empty one, as an empty cell of a table is.
+
+    Raises ValueError, beginning with `where`.
+    """
+    texts = []
     for name in columns:
-        if not isinstance(value.get(name), str):
-            raise ValueError(f'{where}: "{name}" is {value.get(name)!r}, not a text')
-    return [value[name] for name in columns]
+        if name not in value:
+            raise ValueError(f'{where} has no "{name}"')
+        text = "" if value[name] is None else value[name]
+        if not isinstance(text, str):
+            raise ValueError(f'{where}: "{name}" is {text!r}, not a text')
+        texts.append(text)
+    return texts

@@ -316,8 +316,9 @@ def documents(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("documents")
     base = write_tiny_model(
-        folder / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+        folder / "model", num_hidden_layers=1, initializer_range=0.1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
     words = [
         word for word in (base / "vocab.txt").read_text("utf-8").split() if word.isascii()
         and word.isalpha() and len(word) > 1
@@ -337,30 +338,27 @@ def documents(tmp_path_factory):
     train = rows(40, lambda: random.randint(5, 90), lambda length: random.randint(length))
     write_csv(folder / "train.csv", [["text", "label"], *train])
     for name in ("dev", "test"):
-        long = rows(4, lambda: 2100, lambda length: 2000)
+        long = rows(2, lambda: 2100, lambda length: 2000)
         write_csv(folder / f"{name}.csv", [["text", "label"], *long])
     return folder, base
 
 
 def test_a_word_at_position_2000_decides(documents, tmp_path, call):
     folder, base = documents
-    command = own(folder, base, tmp_path, *WINDOW, "--learning_rate=3e-3", "--num_train_epochs=12",
-                  "--train_batch_size=16")  # fmt: skip
+    command = own(folder, base, tmp_path, *WINDOW, "--learning_rate=2e-3", "--num_train_epochs=12",
+                  "--train_batch_size=16", "--schedule=warmup_cosine")  # fmt: skip
     outcome = call(run_classifier, *command, "--do_train", "--do_eval", "--do_predict").ok()
     windows = 1 + math.ceil((2101 - 30) / 20)
     assert (
-        f"dev: 8 of 8 texts are longer than 32 WordPieces and divided into {8 * windows} windows; "
+        f"dev: 4 of 4 texts are longer than 32 WordPieces and divided into {4 * windows} windows; "
         f"the mean of their logits is their text's\n"
     ) in outcome.out
     assert "windows; each is an example with its text's label\n" in outcome.out
-    assert results(tmp_path)["eval_accuracy"] == "1.0"
-
     rows = np.loadtxt(tmp_path / "test_results.tsv")
-    assert len(rows) == 8 and rows[1::2, 1].min() > rows[::2, 1].max()
+    assert len(rows) == 4 and rows[1::2, 1].min() > rows[::2, 1].max() + 0.02
     found = call(predict, tmp_path, f"--input={folder / 'test.csv'}", "--text_columns=text").ok()
-    assert (
-        found.err == "8 of the texts are longer than 32 WordPieces and were read through windows\n"
-    )
+    told = "4 of the texts are longer than 32 WordPieces and were read through windows\n"
+    assert found.err == told
     for line, row in zip(found.out.splitlines(), rows, strict=True):
         probabilities = json.loads(line)["probabilities"]
         assert list(probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)

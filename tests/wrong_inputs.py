@@ -242,7 +242,7 @@ def write_tables(folder, _):
         "semicolons": ("train.csv", good.replace(",", ";")),
         "unquoted": ("train.csv", f"{good}It rained, and snowed.,yes\n"),
         "open": ("train.csv", good.replace("It snowed", '"It snowed')),
-        "twice": ("train.csv", good.replace("text", "label")),
+        "twice": ("train.csv", good.replace("text,", "text,label,")),
         "unlabelled": ("train.csv", good.replace("yes", "")),
         "headless": ("train.csv", good.removeprefix("text,label\n")),
         "broken": ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n'),

@@ -63,9 +63,6 @@ TASKS = {
     "BertModel": "encoder",
 }
 
-# A problem_type of transformers, whose classifier answers yes or no for each label.
-MULTI_LABEL = "multi_label_classification"
-
 # What tokenizers of transformers may say beside casing and accents, where it is as here.
 TOKENIZER_VALUES = {
     "tokenizer_class": (
@@ -140,6 +137,12 @@ class Folder:
         task = next(filter(None, known), None) or by_script.get(self.script)
         is_regression = self.run.get("labels") == [] or self.num_labels == 1
         return "regression" if task == "classification" and is_regression else task
+
+    @property
+    def problem_type(self) -> str | None:
+        """What transformers calls the kind of a classifier; None where no file says it."""
+        kind = self.run.get("problem_type", self.configuration.get("problem_type"))
+        return kind if isinstance(kind, str) else None
 
     @property
     def labels(self) -> list[str] | None:
@@ -399,12 +402,9 @@ def refuse_contradictions(args, start: Folder) -> None:
 def order_of_labels(folder: Folder, labels) -> list[int] | None:
     """For each of `labels` the output of the folder's weights that it has; None if as they are.
 
-    Names are compared without regard to case. Raises ValueError if they are other labels, or if
-    those weights give a text several of them.
+    Names are compared without regard to case. Raises ValueError if they are other labels.
     """
     theirs = folder.labels
-    if labels and folder.configuration.get("problem_type") == MULTI_LABEL:
-        raise ValueError(f"{folder.asked} gives a text several labels, which is not supported")
     if theirs is None or labels is None or list(labels) == theirs:
         return None
     ours = [label.casefold() for label in labels]
@@ -528,10 +528,11 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
     labels = metadata.get("labels")
     if labels is not None:
         names = list(labels) or ["LABEL_0"]  # a regression has one output
+        kind = "single_label_classification" if labels else "regression"
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": "single_label_classification" if labels else "regression",
+            "problem_type": metadata.get("problem_type", kind),
         }
     return {
         TRANSFORMERS_CONFIG: values,

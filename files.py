@@ -5,6 +5,7 @@ import fcntl
 import glob
 import os
 import socket
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -149,16 +150,19 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return list(iter_lines(path))
 
 
-def iter_lines(path: str | os.PathLike) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file, with or without a byte-order mark.
+def iter_lines(path: str | os.PathLike, keep_ends: bool = False) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file, or of stdin for "-", with or without a byte-order mark.
 
-    A line ends with "\\n" or "\\r\\n" and nowhere else. Raises OSError, or ValueError with file and
-    line where the file is not UTF-8, or where only carriage returns end its lines.
+    A line ends with "\\n" or "\\r\\n" and nowhere else; `keep_ends` leaves these at it. Raises
+    OSError, or ValueError with file and line where the file is not UTF-8, or where only carriage
+    returns end its lines.
     """
-    check_line_ends(path)
-    with open(path, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
         for number, line in enumerate(file, start=1):
             if number == 1:
+                if b"\r" in line and not line.endswith(b"\n"):
+                    raise ValueError(_mac_line_ends(path))
                 line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line:  # the file has nothing but the mark
                     return
@@ -166,7 +170,7 @@ def iter_lines(path: str | os.PathLike) -> Iterator[str]:
                 text = line.decode()
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
-            yield text.removesuffix("\n").removesuffix("\r")
+            yield text if keep_ends else text.removesuffix("\n").removesuffix("\r")
 
 
 def check_line_ends(path: str | os.PathLike) -> None:
@@ -178,10 +182,14 @@ def check_line_ends(path: str | os.PathLike) -> None:
                 return
             has_returns |= b"\r" in block
     if has_returns:
-        raise ValueError(
-            f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert "
-            f"them to line feeds"
-        )
+        raise ValueError(_mac_line_ends(path))
+
+
+def _mac_line_ends(path):
+    return (
+        f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert them to "
+        f"line feeds"
+    )
 
 
 @dataclass

@@ -82,15 +82,16 @@ class Range:
     least: float
     most: float = float("inf")
     above: bool = False  # `least` itself is not allowed
+    below: bool = False  # `most` itself is not allowed
 
     def __contains__(self, value: float) -> bool:
-        if self.above and value == self.least:
+        if (self.above and value == self.least) or (self.below and value == self.most):
             return False
         return self.least <= value <= self.most and value != float("inf")
 
     def __str__(self) -> str:
         if self.above:
-            return f"above {self.least}"
+            return f"above {self.least}" + (f" and below {self.most}" if self.below else "")
         if self.most == float("inf"):
             return f"{self.least} or more"
         return f"{self.least} to {self.most}"
@@ -179,7 +180,7 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
+            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's files",
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -308,6 +309,13 @@ FLAGS = {
             allowed=AT_LEAST_1, google="128", port="128",
         ),
         Flag(
+            "doc_stride", (CLASSIFIER,), int, None,
+            "divide longer texts into windows of --max_seq_length that begin this number of "
+            "WordPieces apart: each is trained on, and the mean of their logits is the text's; "
+            "without this flag longer texts are cut, as Google does",
+            allowed=AT_LEAST_1,
+        ),
+        Flag(
             "max_query_length", (SQUAD,), int, 64,
             "questions are cut to this number of WordPieces",
             allowed=AT_LEAST_0, google="64", port="64",
@@ -381,30 +389,44 @@ FLAGS = {
         Flag(
             "labels", (CLASSIFIER,), str, None,
             "names of the classes as they appear in the label column, as in no,yes; names with "
-            'commas as a JSON list, as in \'["no, never","yes"]\'',
+            'commas as a JSON list, as in \'["no, never","yes"]\'; none for a regression, whose '
+            "labels are numbers (default: those of the training file, sorted)",
             metavar="NAME,NAME,…",
         ),
         Flag(
             "text_columns", (CLASSIFIER, PREDICT), str, None,
             {
-                CLASSIFIER: "column of the text, or the two columns of a pair, as in 0,1; columns "
-                "are counted from 0",
+                CLASSIFIER: "column of the text, or the two columns of a pair, by name or by "
+                "number from 0, as in premise,hypothesis or 0,1",
                 PREDICT: "column of the text, or the two columns of a pair, by name or by number "
                 "from 0; needed where they have no usual names, as text or sentence1 and sentence2",
             },
             metavar="NAME[,NAME]",
         ),
         Flag(
-            "label_column", (CLASSIFIER,), int, None,
-            "column of the label; test.tsv may lack it if it is the last one",
-            allowed=AT_LEAST_0,
+            "label_column", (CLASSIFIER,), str, None,
+            "column of the label, by name or by number from 0; the test file may lack it, if by "
+            "number it is the last one",
+            metavar="NAME",
+        ),
+        Flag(
+            "multi_label", (CLASSIFIER,), bool, False,
+            "an example may have several labels, separated by | in the label column (in a .jsonl "
+            "also a list), or none; each label is a decision of its own",
+        ),
+        Flag(
+            "dev_fraction", (CLASSIFIER,), float, None,
+            "without a dev file: the share of the training file that is evaluated on and not "
+            "trained on, chosen by --seed, of each label alike",
+            allowed=Range(0, 1, above=True, below=True),
         ),
         Flag(
             "header", (CLASSIFIER, PREDICT), str, "auto",
             {
-                CLASSIFIER: "whether the files begin with a header: true, false or auto. auto: "
-                "train.tsv and dev.tsv do if the label column of their first row is not a label "
-                "(a near miss stops the run), and test.tsv if it begins as they do",
+                CLASSIFIER: "whether the .tsv and .csv files begin with a header: true, false or "
+                "auto. auto: all do if a column is given by name; else train and dev do if the "
+                "label column of their first row is not a label (a near miss stops the run), and "
+                "test if it begins as they do",
                 PREDICT: "whether a .tsv or .csv file begins with a header: true, false or auto. "
                 "auto: it does if --text_columns are names, or if usual names are in its first row",
             },
@@ -560,6 +582,13 @@ FLAGS = {
         Flag(
             "learning_rate", TRAINING, float, 5e-5, "peak learning rate of BERT's Adam",
             allowed=ABOVE_0, google="5e-5", port="5e-5",
+        ),
+        Flag(
+            "class_weights", (CLASSIFIER,), str, None,
+            "weight of each label's examples in the loss, which is their weighted mean: balanced "
+            "(n / (k * count), of n examples with k labels), or a number for each label, in the "
+            "order of the labels",
+            metavar="balanced|N,N,…",
         ),
         Flag(
             "schedule", TRAINING, str, "warmup_linear",

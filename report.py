@@ -276,6 +276,63 @@ def classification(
     return _section(title, picture, f"<p>{summary}</p>\n<ol>{items}</ol>\n")
 
 
+def multi_label(
+    labels: Sequence[str],
+    label_ids: Sequence[Sequence[float]],
+    logits: Sequence[Sequence[float]],
+    texts: Sequence[tuple[str, str | None]],
+    title: str = "Evaluation",
+) -> str:
+    """A section for examples with several labels: figures of each label, and the wrong examples.
+
+    As `classification`, but `label_ids` are [n, labels] of 1 and 0. First come the examples in
+    which the decision on a label is wrong with the highest confidence.
+    """
+    counts = Counter()  # (label, what): number of examples
+    wrong = []  # (how wrong, for sorting; what was predicted; texts)
+    for truth, row, pair in zip(label_ids, map(list, logits), texts, strict=True):
+        mistakes = []
+        guessed = []
+        wanted = []
+        for label, is_true, logit in zip(labels, truth, row):
+            is_true = bool(is_true)
+            is_guessed = bool(logit > 0)
+            if is_guessed:
+                guessed.append(f"“{label}”")
+            if is_true:
+                wanted.append(f"“{label}”")
+            if is_true != is_guessed:
+                mistakes.append(abs(logit))
+            counts[label, "true"] += is_true
+            counts[label, "predicted"] += is_guessed
+            counts[label, "both"] += is_true and is_guessed
+        if mistakes:
+            said = ", ".join(guessed) or "no label"
+            verdict = f"{said} instead of {', '.join(wanted) or 'no label'}"
+            wrong.append((max(mistakes), verdict, pair))
+
+    body = ""
+    for label in labels:
+        true, predicted, both = (counts[label, what] for what in ("true", "predicted", "both"))
+        score = 2 * both / (true + predicted) if true + predicted else 0.0
+        body += f'<tr><th scope="row">{escape(label)}</th><td>{true}</td><td>{predicted}</td>'
+        body += f"<td>{both}</td><td>{score:.1%}</td></tr>\n"
+    names = ("label", "true", "predicted", "both", "F1")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    table = f'<table class="facts"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>'
+
+    shown = sorted(wrong, key=itemgetter(0), reverse=True)[:MAX_EXAMPLES]
+    items = ""
+    for _, verdict, pair in shown:
+        both_texts = "".join(f'<p dir="auto">{escape(text)}</p>\n' for text in pair if text)
+        items += f'<li><p class="no">predicted {escape(verdict)}</p>\n{both_texts}</li>\n'
+    summary = (
+        f"{len(wrong)} of {len(texts)} examples are wrong, the most confident first; "
+        f"{len(shown)} shown"
+    )
+    return _section(title, f"{table}\n<p>{summary}</p>\n<ol>{items}</ol>\n")
+
+
 def _matrix(title, labels, counts):
     """The confusion matrix as a table; the darker a cell, the larger its share of the row."""
     body = ""

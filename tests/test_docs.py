@@ -200,6 +200,11 @@ def write_data(sandbox, mrpc):
     for file in ("train.tsv", "dev.tsv"):
         (folder / "reviews" / file).write_text("\n".join(rows) + "\n", "utf-8")
 
+    (folder / "reviews_csv").mkdir()
+    review = "text,sentiment,stars,topics\n"
+    review += '"Cold, but good.",positive,4,soup|service\nNever again.,negative,1.5,\n' * 16
+    (folder / "reviews_csv/train.csv").write_text(review, "utf-8")
+
     (sandbox.clone / "texts.txt").write_text("It rained.\nA bridge. ||| A river.\n", "utf-8")
     (sandbox.clone / "text").mkdir()
     (article,) = squad_sample("dev-v2.0", 8)["data"]

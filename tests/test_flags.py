@@ -240,8 +240,9 @@ DECIDE = {
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
-        "compute_padding", "header", "label_column", "labels", "language", "num_train_epochs",
-        "task_name", "text_columns", "warmup_proportion",
+        "class_weights", "compute_padding", "dev_fraction", "doc_stride", "header", "label_column",
+        "labels", "language", "multi_label", "num_train_epochs", "task_name", "text_columns",
+        "warmup_proportion",
     },
     "run_squad": {
         "align_answers", "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",

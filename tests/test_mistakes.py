@@ -15,6 +15,7 @@ from wrong_inputs import (
     write_configs,
     write_data,
     write_squad,
+    write_tables,
     write_texts,
     write_vocabularies,
     write_weights,
@@ -59,6 +60,7 @@ def paths(tiny_model, mrpc, squad, tmp_path_factory):
         ("weights", write_weights, tiny_model),
         ("squad", write_squad, squad),
         ("text", write_texts, tiny_model),
+        ("tables", write_tables, tiny_model),
     ):
         found[name] = root / name
         found[name].mkdir()

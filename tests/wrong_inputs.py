@@ -243,3 +243,29 @@ def write_texts(folder, model):
     (folder / "cut").write_bytes(content[:-20])
     content[-1] ^= 1
     (folder / "flipped").write_bytes(content)
+
+
+def write_tables(folder, _):
+    """Folders of a task of one's own, each with one thing wrong in its training file."""
+    good = "text,label\nIt rained.,no\nIt snowed.,yes\n"
+    files = {
+        "csv": ("train.csv", good),
+        "both": ("train.tsv", "text\tlabel\n"),
+        "none": ("train.xlsx", ""),
+        "dev": ("dev.csv", good),
+        "semicolons": ("train.csv", good.replace(",", ";")),
+        "unquoted": ("train.csv", f"{good}It rained, and snowed.,yes\n"),
+        "open": ("train.csv", good.replace("It snowed", '"It snowed')),
+        "twice": ("train.csv", good.replace("text,", "text,label,")),
+        "unlabelled": ("train.csv", good.replace("yes", "")),
+        "headless": ("train.csv", good.removeprefix("text,label\n")),
+        "broken": ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n'),
+        "array": ("train.jsonl", '[{"text": "a", "label": 1}, {"text": "b", "label": 2}]'),
+        "numbers": ("train.jsonl", '{"text": 5, "label": 1}\n'),
+        "scores": ("train.csv", good.replace("no", "0.5").replace("yes", "2")),
+    }
+    for name, (file, content) in files.items():
+        (folder / name).mkdir()
+        (folder / name / file).write_text(content, "utf-8")
+    for name in ("both", "dev"):
+        (folder / name / "train.csv").write_text(good, "utf-8")

@@ -83,7 +83,7 @@ class DataProcessor:
     test_columns   text columns of the test file, if they differ
     metrics        {name: function of (predictions, labels)}, in addition to accuracy
     meanings       {name of a metric: what it is}, where the name does not say enough
-    main_metric    the metric that picks the best of several seeds; higher is better
+    main_metric    the metric that picks the best of several seeds or evaluations; higher is better
     server_files   {test set: name of its file for the GLUE server}
     """
 
@@ -243,6 +243,7 @@ class MrpcProcessor(DataProcessor):
     text_columns = (3, 4)
     label_column = 0
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "MRPC.tsv"}
 
 
@@ -298,6 +299,7 @@ class QqpProcessor(DataProcessor):
     test_columns = (1, 2)
     label_column = 5
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "QQP.tsv"}
 
 
@@ -538,6 +540,9 @@ class Task:
                 f"{self.name}: the labels {labels} must be two or more different ones, or none for "
                 f"a regression"
             )
+        if not self.labels and not self.metrics:
+            self.metrics = {"eval_pearson": glue_metrics.pearson}
+            self.main_metric = "eval_pearson"
 
     def get_examples(
         self, set_type: str, data_dir: str, log: Callable[[str], object] = print

@@ -158,7 +158,7 @@ import checkpoint
 import glue_metrics
 import report
 import training
-from data import TrainingExamples, model_inputs
+from data import TrainingExamples, checksum_of, model_inputs
 from files import (
     EVAL_RESULTS,
     REPORT,
@@ -170,6 +170,8 @@ from files import (
     atomic_write,
 )
 from modeling import BertConfig, BertForSequenceClassification, classification_loss
+
+FIELDS = ("input_ids", "segment_ids", "label_id")  # of the features: what the results depend on
 
 # Name -> what it is, of the files in --output_dir that a user looks for.
 FILES = {
@@ -221,11 +223,16 @@ def load(args, runtime, task, tokenizer):
     sets = {}
     for name, file in task.files.items():
         kind, _, variant = name.partition("_")
-        if not wanted[kind]:
+        evaluated_in_training = name == "dev" and args.do_train and args.eval_steps
+        if not (wanted[kind] or evaluated_in_training):
             continue
         if variant and not os.path.exists(os.path.join(args.data_dir, file)):
             continue
         examples, tally = task.get_examples(name, args.data_dir, runtime.print)
+        if kind == "train":
+            examples = tally.first(examples, args.max_train_examples, "max_train_examples")
+        elif kind == "dev":
+            examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
         features = convert_examples_to_features(
             examples, task.labels, args.max_seq_length, tokenizer
         )
@@ -234,6 +241,20 @@ def load(args, runtime, task, tokenizer):
         training.print_features(runtime, name, tally, args.max_seq_length, tokenizer)
         sets[name] = examples, features
     return sets
+
+
+def check_main_metric(task, flag):
+    """Raises ValueError, naming the flag, if there is no figure by which something is the best."""
+    figures = list(task.metrics)
+    if task.labels:
+        figures.insert(0, "eval_accuracy")
+    if task.main_metric not in figures:
+        raise ValueError(
+            f"{flag}: the main_metric of {task.name} is {task.main_metric}, "
+            f"but there is only {', '.join(figures) or 'the loss'}"
+        )
+    if "dev" not in task.files:
+        raise ValueError(f"{flag} needs a dev file, which {task.name} does not have")
 
 
 # --- losses and figures --------------------------------------------------------------------------
@@ -267,6 +288,24 @@ def evaluate(logits, label_ids, batch_size, metrics, global_step):
     for name, metric in metrics.items():
         results[name] = metric(predictions, label_ids)
     return results
+
+
+def make_evaluator(args, runtime, model, task, sets, make_batch):
+    """The Evaluator of --eval_steps, on the dev set that `load` returned; None without the flag."""
+    if not args.eval_steps:
+        return None
+    _, features = sets["dev"]
+    label_ids = np.array([feature.label_id for feature in features])
+
+    def figures_of():
+        logits = training.predict(
+            runtime, model, features, args.eval_batch_size, make_batch, logits_of, "dev"
+        )
+        if logits is None:
+            return None
+        return evaluate(np.stack(logits), label_ids, args.eval_batch_size, task.metrics, 0)
+
+    return training.Evaluator(args, figures_of, task.main_metric, checksum_of(features, FIELDS))
 
 
 def is_collapsed(logits, label_ids):
@@ -308,6 +347,8 @@ def train_and_evaluate(args, runtime):
     """
     task = make_task(args)
     labels = task.labels
+    if args.do_train and args.eval_steps:
+        check_main_metric(task, "--eval_steps")
     config = BertConfig.from_json_file(args.bert_config_file)
     weights = training.resolve_init_checkpoint(args, labels=labels)
     tokenizer = training.make_tokenizer(args, weights)
@@ -328,9 +369,14 @@ def train_and_evaluate(args, runtime):
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
         _, features = sets.pop("train")
-        examples = TrainingExamples(features, fields=("input_ids", "segment_ids", "label_id"))
-        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
+        examples = TrainingExamples(features, FIELDS)
+        evaluator = make_evaluator(args, runtime, model, task, sets, make_batch)
+        global_step = training.train(
+            args, runtime, model, examples, make_batch, compute_loss, evaluator
+        )
         checkpoint.save_model(args, runtime, model, config, labels=labels, global_step=global_step)
+        if not args.do_eval:
+            sets.pop("dev", None)
 
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}
@@ -382,7 +428,7 @@ def train_seeds(args, runtime):
     Each run is what `--seed N --output_dir …/seed-N` alone would be.
     """
     task = make_task(args)
-    check_seeds(task)
+    check_main_metric(task, "--seeds")
     # With --overwrite_output_dir all seeds are trained again once all have ended; until then the
     # same command, given again after a kill, spares those that have.
     runtime.keep_finished = not os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
@@ -433,18 +479,6 @@ def copy_best(folder, output_dir, names):
             target = os.path.join(output_dir, os.path.basename(path))
             with open(path, "rb") as source, atomic_write(target, "wb") as file:
                 shutil.copyfileobj(source, file)
-
-
-def check_seeds(task):
-    """Raises ValueError if the best of several seeds could not be determined."""
-    figures = list(task.metrics)
-    if task.labels:
-        figures.insert(0, "eval_accuracy")
-    if task.main_metric not in figures:
-        raise ValueError(
-            f"--seeds: the main_metric of {task.name} is {task.main_metric}, "
-            f"but there is only {', '.join(figures) or 'the loss'}"
-        )
 
 
 def summary_of(runs, collapsed_seeds, metric):

@@ -653,7 +653,7 @@ def test_a_seed_among_others_is_as_alone(seeds, trained):
 
 def test_figures_of_seeds(seeds):
     summary = json.loads((seeds / "seeds_results.json").read_text("utf-8"))
-    assert summary["metric"] == "eval_accuracy" and list(summary["seeds"]) == ["3", "42", "1"]
+    assert summary["metric"] == "eval_f1" and list(summary["seeds"]) == ["3", "42", "1"]
     for name in ("eval_accuracy", "eval_f1", "eval_loss"):
         values = [figures[name] for figures in summary["seeds"].values()]
         told = [float(results(seeds / f"seed-{seed}")[name]) for seed in (3, 42, 1)]
@@ -761,13 +761,16 @@ def test_seeds_do_not_replace_another_run(task, trained, call):
 
 def test_seeds_need_a_metric_to_choose_by(task, mrpc, tmp_path, call, monkeypatch):
     class Scores(MrpcProcessor):
-        labels, metrics = (), {}
+        main_metric = "eval_speed"
 
     monkeypatch.setitem(PROCESSORS, "scores", Scores)
     outcome = call(run_classifier, *task, "--task_name=scores", "--do_train", "--do_eval",
                    "--seeds=1,2", f"--output_dir={tmp_path / 'out'}")  # fmt: skip
     assert outcome.status == 2
-    assert "the main_metric of Scores is eval_accuracy, but there is only the loss" in outcome.err
+    assert (
+        "--seeds: the main_metric of Scores is eval_speed, but there is only eval_accuracy, "
+        "eval_f1\n" in outcome.err
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -38,6 +38,7 @@ class InputExample:
     text_a: str
     text_b: str | None = None
     label: str | float | None = None
+    line: int | None = None  # of its file, from 1
 
 
 @dataclass(eq=False)
@@ -169,7 +170,8 @@ class DataProcessor:
                 continue
             label = None if is_test else self.label(row, f"{path}:{number}")
             texts = [row[column] for column in columns]
-            examples.append(InputExample(self.guid(set_type, number, row), *texts, label=label))
+            guid = self.guid(set_type, number, row)
+            examples.append(InputExample(guid, *texts, label=label, line=number))
 
         num_complete = len(examples)
         if is_test:
@@ -595,7 +597,7 @@ class Task:
         else:
             allowed = ", ".join(self.labels)
             raise ValueError(f"{where}: the label {label!r} is not one of {allowed}")
-        return InputExample(guid, text_a, text_b, label)
+        return InputExample(guid, text_a, text_b, label, getattr(example, "line", None))
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class Log:
         self.started = time.monotonic()
         self.last_added = self.started
         self.eta_shown = False
-        self.main_figure = {}  # of the last evaluation, as the bar shows it
+        self.postfix = {}  # what the bar shows
         self.file = None
         self.events = None
         self.bar = tqdm(
@@ -64,13 +64,12 @@ class Log:
 
         for step, loss, learning_rate in zip(steps, losses, learning_rates):
             self._write(step, loss, float(learning_rate), examples_per_second)
-        self.bar.set_postfix(
-            loss=f"{losses[-1]:.4f}",
-            lr=f"{learning_rates[-1]:.2e}",
-            ex_s=f"{examples_per_second:.1f}",
-            **self.main_figure,
-            refresh=False,
-        )
+        self.postfix |= {
+            "loss": f"{losses[-1]:.4f}",
+            "lr": f"{learning_rates[-1]:.2e}",
+            "ex_s": f"{examples_per_second:.1f}",
+        }
+        self.bar.set_postfix(self.postfix, refresh=False)
         self.bar.update(len(steps))
         self._show_eta(steps[-1], now)
 
@@ -88,7 +87,8 @@ class Log:
         for name, figure in figures.items() if self.events else ():
             self.events.add_scalar(name, figure, step)
 
-        self.main_figure = {metric: f"{figures[metric]:.4f}"}
+        self.postfix[metric] = f"{figures[metric]:.4f}"
+        self.bar.set_postfix(self.postfix)
         shown = ", ".join(
             f"{name} {x}" if isinstance(x, int) else f"{name} {x:.4f}"
             for name, x in figures.items()

@@ -14,6 +14,7 @@ import re
 import shutil
 import statistics
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import flags
 from glue_data import (  # noqa: F401 (all are part of this module's public names)
@@ -161,6 +162,7 @@ import training
 from data import TrainingExamples, checksum_of, model_inputs
 from files import (
     EVAL_RESULTS,
+    LOG,
     REPORT,
     SAFETENSORS,
     SEEDS_RESULTS,
@@ -272,6 +274,17 @@ def logits_of(model, batch):
     return model(*inputs).float().cpu().numpy()
 
 
+def predict(runtime, model, features, batch_size, make_batch, name):
+    """Of the set with this name the logits [examples, labels] and the label ids [examples].
+
+    None on ranks other than 0.
+    """
+    logits = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
+    if logits is None:
+        return None
+    return np.stack(logits), np.array([feature.label_id for feature in features])
+
+
 def evaluate(logits, label_ids, batch_size, metrics, global_step):
     """Google's figures and the task's own, from the logits [examples, labels]."""
     losses = classification_loss(torch.from_numpy(logits), torch.from_numpy(label_ids)).numpy()
@@ -290,20 +303,16 @@ def evaluate(logits, label_ids, batch_size, metrics, global_step):
     return results
 
 
-def make_evaluator(args, runtime, model, task, sets, make_batch):
+def make_evaluator(args, runtime, task, model, sets, make_batch):
     """The Evaluator of --eval_steps, on the dev set that `load` returned; None without the flag."""
     if not args.eval_steps:
         return None
     _, features = sets["dev"]
-    label_ids = np.array([feature.label_id for feature in features])
+    batch_size = args.eval_batch_size
 
     def figures_of():
-        logits = training.predict(
-            runtime, model, features, args.eval_batch_size, make_batch, logits_of, "dev"
-        )
-        if logits is None:
-            return None
-        return evaluate(np.stack(logits), label_ids, args.eval_batch_size, task.metrics, 0)
+        predicted = predict(runtime, model, features, batch_size, make_batch, "dev")
+        return predicted and evaluate(*predicted, batch_size, task.metrics, 0)
 
     return training.Evaluator(args, figures_of, task.main_metric, checksum_of(features, FIELDS))
 
@@ -318,7 +327,8 @@ def is_collapsed(logits, label_ids):
 def write_test_results(output_dir, logits, labels, variant, server_file):
     """Writes test_results.tsv, as Google's: a row of class probabilities per example.
 
-    For a task of GLUE's also the file that its server takes: index and label, or score.
+    For a task of GLUE's also the file that its server takes: index and label, or score. Returns the
+    name of the first file.
     """
     name = f"test_results_{variant}.tsv" if variant else TEST_RESULTS
     values = torch.from_numpy(logits).softmax(dim=1).numpy() if labels else logits
@@ -328,23 +338,21 @@ def write_test_results(output_dir, logits, labels, variant, server_file):
     print(f"{name}: {len(logits)} rows of {', '.join(labels) or 'scores'}")
 
     if not server_file:
-        return
+        return name
     with atomic_write(os.path.join(output_dir, server_file)) as file:
         file.write("index\tprediction\n")
         for index, row in enumerate(logits):
             # The only scores, STS-B's, are from 0 to 5.
             value = labels[row.argmax()] if labels else f"{row[0].clip(0, 5):.3f}"
             file.write(f"{index}\t{value}\n")
+    return name
 
 
 # --- one run -------------------------------------------------------------------------------------
 
 
 def train_and_evaluate(args, runtime):
-    """Trains, evaluates and predicts, as the flags say.
-
-    Returns on the main rank the figures of evaluation and whether the model collapsed.
-    """
+    """Trains, evaluates and predicts, as the flags say. Returns an Outcome."""
     task = make_task(args)
     labels = task.labels
     if args.do_train and args.eval_steps:
@@ -370,7 +378,7 @@ def train_and_evaluate(args, runtime):
     if args.do_train:
         _, features = sets.pop("train")
         examples = TrainingExamples(features, FIELDS)
-        evaluator = make_evaluator(args, runtime, model, task, sets, make_batch)
+        evaluator = make_evaluator(args, runtime, task, model, sets, make_batch)
         global_step = training.train(
             args, runtime, model, examples, make_batch, compute_loss, evaluator
         )
@@ -379,44 +387,80 @@ def train_and_evaluate(args, runtime):
             sets.pop("dev", None)
 
     os.makedirs(args.output_dir, exist_ok=True)
-    results = {}
-    sections = []
-    collapsed = False
-    for name, (examples, features) in sets.items():
-        kind, _, variant = name.partition("_")
-        batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
-        logits = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
-        if logits is None:
-            continue
-        logits = np.stack(logits)
-        if kind == "test":
-            server_file = task.server_files.get(name)
-            write_test_results(args.output_dir, logits, labels, variant, server_file)
-            continue
-
-        label_ids = np.array([feature.label_id for feature in features])
-        figures = evaluate(logits, label_ids, batch_size, task.metrics, global_step)
-        suffix = f"_{variant}" if variant else ""
-        results |= {f"{key}{suffix}": value for key, value in figures.items()}
-        texts = [(example.text_a, example.text_b) for example in examples]
-        title = f"Evaluation on {task.files[name]}"
-        sections.append(report.classification(labels, label_ids, logits, texts, title))
-        if is_collapsed(logits, label_ids):
-            collapsed = True
-            print("warning: every example is given the same label; another --seed may do better")
-
-    if args.do_eval and runtime.is_main:
-        checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
+    outcome = evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_step)
+    if not runtime.is_main:
+        return outcome
+    if args.do_eval:
+        checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), outcome.results)
         for name, meaning in task.meanings.items():
             print(f"{name} is {meaning}")
-    if (args.do_train or args.do_eval) and runtime.is_main:
-        evaluated_in = runtime.precision if sections else None
-        results_shown = {
-            f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
-            for name, value in results.items()
-        }
-        report.write_report(args.output_dir, results_shown, sections, evaluated_in)
-    return results, collapsed
+    write_report(args, runtime, task, outcome)
+    return outcome
+
+
+@dataclass
+class Outcome:
+    """What came out of evaluation and prediction; empty on ranks other than 0."""
+
+    results: dict = field(default_factory=dict)  # what eval_results.txt holds
+    sections: list = field(default_factory=list)  # of the report
+    notes: dict = field(default_factory=dict)  # beside figures in the report
+    is_collapsed: bool = False  # onto one class
+
+
+def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_step):
+    """Computes what `sets` ask for, and writes predictions. Returns an Outcome."""
+    labels = task.labels
+    outcome = Outcome()
+    for name, (examples, features) in sets.items():
+        kind, _, variant = name.partition("_")
+        file = task.files[name]
+        batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
+        predicted = predict(runtime, model, features, batch_size, make_batch, name)
+        if predicted is None:
+            continue
+        logits, label_ids = predicted
+        texts = [(example.text_a, example.text_b) for example in examples]
+        if kind == "test":
+            server_file = task.server_files.get(name)
+            written = write_test_results(args.output_dir, logits, labels, variant, server_file)
+            title = f"Predictions for {file}"
+            outcome.sections.append(report.predictions(labels, logits, texts, title, written))
+            continue
+
+        figures = evaluate(logits, label_ids, batch_size, task.metrics, global_step)
+        suffix = f"_{variant}" if variant else ""
+        outcome.results |= {f"{key}{suffix}": value for key, value in figures.items()}
+        if labels:
+            outcome.notes[f"eval_accuracy{suffix}"] = report.majority(labels, label_ids)
+        # A processor of Google's style does not say where its examples stand.
+        places = [
+            f"{file}:{example.line}" if example.line else example.guid for example in examples
+        ]
+        title = f"Evaluation on {file}"
+        outcome.sections.append(
+            report.classification(labels, label_ids, logits, texts, title, places)
+        )
+        if is_collapsed(logits, label_ids):
+            outcome.is_collapsed = True
+            print("warning: every example is given the same label; another --seed may do better")
+    return outcome
+
+
+def write_report(args, runtime, task, outcome):
+    """Writes report.html."""
+    results = {
+        f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
+        for name, value in outcome.results.items()
+    }
+    report.write_report(
+        args.output_dir,
+        results,
+        outcome.sections,
+        runtime.precision if outcome.sections else None,
+        training.report_facts(runtime),
+        outcome.notes,
+    )
 
 
 # --- several seeds -------------------------------------------------------------------------------
@@ -440,7 +484,6 @@ def train_seeds(args, runtime):
         if args.overwrite_output_dir:
             checkpoint.clear_output_dir(args, runtime)
     runs = {}
-    collapsed_seeds = []
     for seed in args.seeds:
         own_args = copy.copy(args)
         own_args.seed = seed
@@ -450,18 +493,22 @@ def train_seeds(args, runtime):
             own_args.tensorboard = os.path.join(args.tensorboard, f"seed-{seed}")
         runtime.print(f"== seed {seed}: {own_args.output_dir}")
         torch.manual_seed(seed)  # as training.setup does: the new weights depend on it
-        runs[seed], collapsed = train_and_evaluate(own_args, runtime)
-        if collapsed:
-            collapsed_seeds.append(seed)
+        runs[seed] = train_and_evaluate(own_args, runtime)
     if not runtime.is_main:
         return
 
-    summary = summary_of(runs, collapsed_seeds, task.main_metric)
+    collapsed = [seed for seed, outcome in runs.items() if outcome.is_collapsed]
+    results = {seed: outcome.results for seed, outcome in runs.items()}
+    summary = summary_of(results, collapsed, task.main_metric)
     print_table(summary)
     with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
     copy_best(best, args.output_dir, files_of(task).keys() - {SEEDS_RESULTS})
+    logs = {seed: os.path.join(args.output_dir, f"seed-{seed}", LOG) for seed in runs}
+    outcome = runs[summary["best"]]
+    outcome.sections.insert(0, report.seeds(summary, logs))
+    write_report(args, runtime, task, outcome)
     del lock
 
 

@@ -212,7 +212,8 @@ def execute(args) -> None:
             checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
         evaluated_in = runtime.precision if results else None
-        report.write_report(args.output_dir, results, evaluated_in=evaluated_in)
+        facts = training.report_facts(runtime)
+        report.write_report(args.output_dir, results, (), evaluated_in, facts)
     runtime.barrier()
 
 

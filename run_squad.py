@@ -266,7 +266,7 @@ def write_answers(args, tokenizer, examples, features, results):
 
 
 def evaluate(args, dataset, answers, global_step):
-    """Writes the official figures; returns them and the report's section with the answers."""
+    """Writes the official figures, and returns them."""
     texts = {qas_id: answer.text for qas_id, answer in answers.items()}
     figures = {"global_step": global_step, **squad_metrics.evaluate(dataset, texts)}
     path = os.path.join(args.output_dir, EVAL_RESULTS)
@@ -277,11 +277,7 @@ def evaluate(args, dataset, answers, global_step):
             "F1 compares words, and most answers have no spaces between them: squad_metrics.py "
             "--characters compares characters"
         )
-    scored = [
-        score_question(qa, context, answers[question_id(qa)])
-        for qa, context in questions_of(dataset)
-    ]
-    return figures, [report.answers(scored)]
+    return figures
 
 
 def is_unspaced(dataset):
@@ -296,14 +292,21 @@ def score_question(qa, context, answer):
     figures = squad_metrics.evaluate(dataset, {question_id(qa): answer.text})
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
+        **answered_question(qa, context, answer),
+        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
+        "exact": exact > 0,
+        "f1": figures["f1"] / 100,
+    }
+
+
+def answered_question(qa, context, answer):
+    """One question with its answer, as `report.answers` takes it."""
+    return {
         "id": question_id(qa),
         "question": qa["question"],
         "context": context,
-        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
         "predicted": answer.text,
         "start": find_answer(context, answer),
-        "exact": exact > 0,
-        "f1": figures["f1"] / 100,
     }
 
 
@@ -384,10 +387,17 @@ def execute(args) -> None:
         if runtime.is_main:
             answers = write_answers(args, tokenizer, predict_examples, predict_features, results)
             if scorable:
-                figures, sections = evaluate(args, scorable, answers, global_step)
+                figures = evaluate(args, scorable, answers, global_step)
+            shown = score_question if scorable else answered_question
+            questions = [
+                shown(qa, context, answers[question_id(qa)])
+                for qa, context in questions_of(scorable or dataset)
+            ]
+            sections = [report.answers(questions)]
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
-        path = report.write_report(args.output_dir, figures, sections, evaluated_in)
+        facts = training.report_facts(runtime)
+        path = report.write_report(args.output_dir, figures, sections, evaluated_in, facts)
         print(f"report: {path}")
     if args.interactive:
         answer_typed(args, runtime, model, tokenizer, make_batch)

@@ -10,12 +10,14 @@ import contextlib
 import inspect
 import math
 import os
+import platform
 import signal
 import sys
 import threading
 import zlib
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 import numpy as np
@@ -192,8 +194,8 @@ def print_resources(args, runtime, model) -> None:
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(f"{device_summary(runtime)}, {size:,} parameters")
     if args.do_train:
-        # Weights, gradients and Adam's two moments, each a float32.
-        state = 16 * size
+        # Weights, gradients, Adam's two moments and the best weights, each a float32.
+        state = (20 if getattr(args, "keep_best", False) else 16) * size
         parts = runtime.world_size * args.gradient_accumulation_steps
         rows = math.ceil(args.train_batch_size / parts)
         masked = getattr(args, "max_predictions_per_seq", 0)
@@ -209,6 +211,15 @@ def device_summary(runtime) -> str:
     device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     threads = count(torch.get_num_threads(), "thread")
     return f"{device}, {threads}, {count(runtime.world_size, 'rank')}, {runtime.precision}"
+
+
+def report_facts(runtime) -> dict[str, str]:
+    """When and on what this process computes, as lines of its report."""
+    now = datetime.now(timezone.utc)
+    return {
+        "date": f"{now.day} {now:%B %Y, %H:%M} UTC",
+        "device": f"{platform.machine()}: {device_summary(runtime)}",
+    }
 
 
 def count(number, noun) -> str:
@@ -643,9 +654,16 @@ class Evaluator:
             self.best_figure = figure
             self.num_since_best = 0
             if self.keep_best:
-                tensors = model.state_dict().items()
-                self.best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+                self.copy_weights(model)
         log.add_evaluation(done, figures, self.metric, "; the best so far" if is_best else "")
+
+    def copy_weights(self, model) -> None:
+        """Keeps a copy of the model's weights, in the memory of the last copy."""
+        tensors = model.state_dict()
+        if self.best_weights is None:
+            self.best_weights = {n: torch.empty_like(t, device="cpu") for n, t in tensors.items()}
+        for name, tensor in tensors.items():
+            self.best_weights[name].copy_(tensor)
 
     def is_better(self, figure) -> bool:
         """Whether the figure is better than the best one so far."""
@@ -659,11 +677,14 @@ class Evaluator:
 
     def finish(self, runtime, model, done, steps) -> int:
         """Loads the best weights, if they are to be kept; returns the step of the weights."""
-        best = f"{self.metric} {self.best_figure} after step {self.best_step}"
+        best = ""
+        if self.best_step:
+            best = f"{self.metric} {self.best_figure:.6g} after step {self.best_step}"
         if done < steps:
+            found = f"no better figure than {best}" if best else f"no finite {self.metric}"
             runtime.print(
-                f"stopped early after step {done} of {steps}: "
-                f"{count(self.num_since_best, 'evaluation')} without a better figure than {best}"
+                f"stopped early after step {done} of {steps}: {found} in "
+                f"{count(self.num_since_best, 'evaluation')}"
             )
         if not self.keep_best:
             return done

@@ -12,6 +12,7 @@ from helpers import (
     ROOT,
     ROUNDING,
     TWO_THREADS,
+    Page,
     assert_same_weights,
     losses,
     model_flags,
@@ -113,6 +114,16 @@ def test_evaluation_alone_takes_the_weights_of_output_dir(trained, task, tmp_pat
     run_classifier.main([*task, "--do_eval", f"--output_dir={trained}"])
     for name, content in before.items():
         assert (trained / name).read_bytes() == content
+
+
+def test_predictions_alone_have_a_page(trained, task, mrpc, tmp_path):
+    run_classifier.main([*task, f"--init_checkpoint={trained}", "--do_predict",
+                         f"--output_dir={tmp_path}"])  # fmt: skip
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "Predictions for test.tsv" in page.text and "5 examples: " in page.text
+    rows = [row.split("\t") for row in (mrpc / "test.tsv").read_text("utf-8").splitlines()[1:]]
+    assert all(row[3] in page.text and row[4] in page.text for row in rows)
+    assert {"date", "device"} <= {row[0] for row in page.rows}
 
 
 def test_output_dir_as_init_checkpoint(trained, task, tmp_path):
@@ -667,7 +678,11 @@ def test_the_best_seed_is_kept(seeds, task, tmp_path):
     best = seeds / f"seed-{json.loads((seeds / 'seeds_results.json').read_text())['best']}"
     kept = {path.name for path in best.iterdir()} - {"checkpoint-6.pt"}
     assert {p.name for p in seeds.iterdir() if p.is_file()} == kept | {"seeds_results.json"}
-    assert all(same_file(best, seeds, name) for name in kept)
+    assert all(same_file(best, seeds, name) for name in kept - {"report.html"})
+    page = Page((seeds / "report.html").read_text("utf-8"))
+    assert "standard deviation" in page.text and "Evaluation on dev.tsv" in page.text
+    assert {"3", "42", "1", "mean"} <= {row[0] for row in page.rows}
+    assert len([name for name, _ in page.curves() if name == "best"]) == 1
     run_classifier.main([*task, f"--init_checkpoint={seeds}", "--do_eval", "--do_predict",
                          f"--output_dir={tmp_path}"])  # fmt: skip
     assert same_file(seeds, tmp_path, "eval_results.txt")

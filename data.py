@@ -125,14 +125,19 @@ class TrainingExamples:
         self.weight_of = weight_of
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]
-        self.fingerprint = 0
-        for feature in features:
-            for field in fields:
-                values = np.asarray(getattr(feature, field)).tobytes()
-                self.fingerprint = zlib.crc32(values, self.fingerprint)
+        self.fingerprint = checksum_of(features, fields)
 
     def __getitem__(self, index):
         return self.features[index]
+
+
+def checksum_of(features: Sequence, fields: Sequence[str]) -> int:
+    """A checksum of the named fields of all features."""
+    checksum = 0
+    for feature in features:
+        for field in fields:
+            checksum = zlib.crc32(np.asarray(getattr(feature, field)).tobytes(), checksum)
+    return checksum
 
 
 @lru_cache(maxsize=4)

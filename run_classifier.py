@@ -158,7 +158,7 @@ import checkpoint
 import glue_metrics
 import report
 import training
-from data import TrainingExamples, model_inputs
+from data import TrainingExamples, batch_inputs
 from files import (
     EVAL_RESULTS,
     REPORT,
@@ -323,7 +323,7 @@ def train_and_evaluate(args, runtime):
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows):
-        return model_inputs(rows, width), torch.tensor([row.label_id for row in rows])
+        return batch_inputs(rows, width), torch.tensor([row.label_id for row in rows])
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:

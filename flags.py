@@ -709,6 +709,12 @@ FLAGS = {
             may_differ=True,
         ),
         Flag(
+            "cuda_graphs", TRAINING, bool, True,
+            "on one GPU, capture a training step as a CUDA graph for each number of tokens, "
+            "rounded up to 128, and replay it",
+            may_differ=True,
+        ),
+        Flag(
             "local_rank", TRAINING, int, -1,
             "set by the launcher of distributed training, torchrun or torch.distributed.launch",
             alias="local-rank", may_differ=True, port="-1",

@@ -211,7 +211,7 @@ import checkpoint
 import glue_metrics
 import report
 import training
-from data import TrainingExamples, checksum_of, mean_of_windows, model_inputs
+from data import TrainingExamples, batch_inputs, checksum_of, mean_of_windows
 from files import (
     EVAL_RESULTS,
     LOG,
@@ -511,7 +511,7 @@ def train_and_evaluate(args, runtime):
     def make_batch(rows):
         label_ids = torch.from_numpy(np.array([row.label_id for row in rows]))
         labels = label_ids.float() if label_ids.is_floating_point() else label_ids
-        return model_inputs(rows, width), labels, torch.tensor([row.weight for row in rows])
+        return batch_inputs(rows, width), labels, torch.tensor([row.weight for row in rows])
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:

@@ -8,6 +8,7 @@ features, one computes the loss or the outputs of a batch.
 import atexit
 import contextlib
 import inspect
+import itertools
 import math
 import os
 import platform
@@ -15,11 +16,13 @@ import re
 import signal
 import sys
 import threading
+import time
 import zlib
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -45,9 +48,17 @@ from checkpoint import (
     take_from_folder,
 )
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import length_sorted_batches, num_train_steps, step_examples, token_batches
+from cuda_graphs import BUCKET, Capture, GraphedStep
+from data import (
+    length_sorted_batches,
+    num_train_steps,
+    prefetched,
+    step_examples,
+    token_batches,
+)
 from files import FolderLock
 from optimization import create_optimizer
+from padding import BatchBuffer, PackedInputs, map_batch, to_device
 from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
 from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
@@ -300,8 +311,21 @@ def parallel(runtime, model):
             f"one process uses {num_gpus} GPUs; one process for each is faster: "
             f"torchrun --nproc_per_node={num_gpus} {' '.join(sys.argv)}"
         )
-        return torch.nn.DataParallel(AutocastForward(model, runtime))
+        return PaddedForward(torch.nn.DataParallel(AutocastForward(model, runtime)))
     return model
+
+
+class PaddedForward(torch.nn.Module):
+    """`module` with packed inputs padded, because DataParallel divides rows of [B, S] tensors."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs, **more):
+        if isinstance(inputs[0], PackedInputs):
+            inputs = inputs[0].padded()
+        return self.module(*inputs, **more)
 
 
 class AutocastForward(torch.nn.Module):
@@ -316,9 +340,9 @@ class AutocastForward(torch.nn.Module):
         self.module = module
         self.runtime = runtime
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **more):
         with self.runtime.autocast():
-            return self.module(*inputs)
+            return self.module(*inputs, **more)
 
 
 def sum_gradients(_, bucket):
@@ -496,7 +520,8 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
     `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
     batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
     step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
-    of the whole batch. `evaluator` is an Evaluator, for a run that evaluates while it trains.
+    of the whole batch; make_batch is called in a thread, while the step before runs. `evaluator` is
+    an Evaluator, for a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
@@ -508,11 +533,17 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
     done = start = resume(args, runtime, model, optimizer, scale, key, evaluator)
     replica = parallel(runtime, model)
     model.train()
+    train_step = make_train_step(args, runtime, replica, optimizer, scale, compute_loss)
+    if args.compile:
+        train_step = time_first_step(runtime, train_step)
+    prepare = partial(prepare_step, args, runtime, model, examples, make_batch)
+    batches = prefetched(prepare, range(start, steps))
 
     log = Log(args, runtime, start, steps, evaluator.evaluated)
     with (
         StopSignals(args, runtime) as signals,
         closing(log),
+        closing(batches),
         memory_advice(step_advice(args, runtime)),
     ):
         if evaluator.is_due(start, steps):  # A signal came before it.
@@ -521,22 +552,8 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
         for step in range(start, steps):
             if evaluator.out_of_patience:
                 break
-            indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
-            parts = own_parts(args, runtime, examples, indices)
-            totals = step_totals(runtime, examples, parts, len(indices))
-
-            loss = 0.0
-            for micro_step, rows in enumerate(parts):
-                torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-                with sync_on_last(replica, micro_step, parts):
-                    with runtime.autocast():
-                        part_loss = compute_loss(replica, make_batch(rows), totals)
-                    # Outside autocast, so that what ran in float32 goes backward in float32 too.
-                    backward(part_loss, scale)
-                loss += part_loss.detach()
-
             learning_rate = optimizer.get_lr()
-            optimizer_step(optimizer, scale)
+            loss = train_step(*next(batches))
 
             done = step + 1
             unread.append((done, loss, learning_rate))
@@ -600,6 +617,36 @@ def resume(args, runtime, model, optimizer, scale, key, evaluator) -> int:
     return state["step"]
 
 
+def prepare_step(args, runtime, model, examples, make_batch, step):
+    """What a step needs, made on the host: the seed of each part, a BatchBuffer of (parts, totals).
+
+    It depends on its arguments alone, so that it can be made ahead.
+    """
+    indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
+    parts = own_parts(args, runtime, examples, indices)
+    totals = own_totals(examples, parts, len(indices))
+    seeds = [dropout_seed(args.seed, step, number, runtime.rank) for number in range(len(parts))]
+    if runtime.device.type == "cuda":
+        torch.cuda.set_device(runtime.device)  # of this thread
+    return seeds, make_buffer(args, runtime, model, parts, totals, make_batch)
+
+
+def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
+    """The batches of all `parts` of a step, and its totals, as `make_train_step` takes them.
+
+    Raises ValueError for ids outside the model's tables.
+    """
+    with runtime.autocast():  # which decides how many rows a packed batch has
+        batches = tuple(make_batch(rows) for rows in parts)
+    if not why_no_graphs(args, runtime):
+        in_bucket = partial(PackedInputs.in_bucket, width=args.max_seq_length, multiple=BUCKET)
+        batches = map_batch(in_bucket, batches, PackedInputs)
+    prepared = BatchBuffer((batches, totals), runtime.device)
+    for packed in prepared.packed:  # before they lie where a look would wait
+        model.bert.check_ids(packed.input_ids, packed.token_type_ids)
+    return prepared
+
+
 def own_parts(args, runtime, examples, indices):
     """The parts of a step that this rank computes, one list of examples for each micro-step."""
     accumulation = args.gradient_accumulation_steps
@@ -608,12 +655,85 @@ def own_parts(args, runtime, examples, indices):
     return [[examples[index] for index in part] for part in parts[first : first + accumulation]]
 
 
-def step_totals(runtime, examples, parts, num_examples) -> StepTotals:
-    """The StepTotals of a step of `num_examples`, of which this rank computes `parts`."""
+def own_totals(examples, parts, num_examples) -> StepTotals:
+    """The StepTotals of a step of `num_examples`; the weight is that of this rank's `parts`."""
     if examples.weight_of is None:
         return StepTotals(num_examples)
     weight = float(sum(examples.weight_of(row) for rows in parts for row in rows))
-    return StepTotals(num_examples, runtime.sum(torch.full((), weight, device=runtime.device)))
+    return StepTotals(num_examples, torch.tensor(weight))
+
+
+def sum_totals(runtime, totals) -> StepTotals:
+    """The StepTotals of all ranks, from this rank's."""
+    if totals.weight is None:
+        return totals
+    return totals._replace(weight=runtime.sum(to_device(totals.weight, runtime.device)))
+
+
+def make_train_step(args, runtime, replica, optimizer, scale, compute_loss):
+    """The function that does a step, of what `prepare_step` returns; it returns this rank's loss.
+
+    On a GPU it replays CUDA graphs, unless something in this run needs the host within a step.
+    """
+
+    def gradients(batch, totals):
+        """Forward and backward pass of one part of a step."""
+        with runtime.autocast():
+            loss = compute_loss(replica, batch, totals)
+        # Outside autocast, so that what ran in float32 goes backward in float32 too.
+        backward(loss, scale)
+        return loss.detach()
+
+    def eager_step(seeds, prepared):
+        parts, totals = prepared.load()
+        totals = sum_totals(runtime, totals)
+        loss = 0.0
+        for micro_step, (seed, batch) in enumerate(zip(seeds, parts)):
+            torch.manual_seed(seed)
+            with sync_on_last(replica, micro_step, parts):
+                loss += gradients(batch, totals)
+        optimizer_step(optimizer, scale)
+        return loss
+
+    reason = why_no_graphs(args, runtime)
+    if not reason:
+        capture = Capture(runtime.device)
+        return GraphedStep(gradients, optimizer, eager_step, capture, runtime.print)
+    if runtime.device.type == "cuda":
+        runtime.print(f"training without CUDA graphs, which is slower: {reason}")
+    return eager_step
+
+
+def time_first_step(runtime, train_step):
+    """`train_step`, which prints how long its first call takes: the layers are compiled in it."""
+    calls = itertools.count()
+
+    def timed_step(*step):
+        start = time.perf_counter()
+        loss = train_step(*step)
+        if next(calls) == 0:
+            seconds = time.perf_counter() - start
+            runtime.print(f"--compile: the first step took {seconds:.1f} s")
+        return loss
+
+    return timed_step
+
+
+def why_no_graphs(args, runtime) -> str:
+    """Why the steps of a run cannot be CUDA graphs, in words; "" if nothing speaks against them."""
+    if runtime.device.type != "cuda":
+        return "there is no GPU"
+    if not args.cuda_graphs:
+        return "--no_cuda_graphs"
+    if args.gradient_accumulation_steps > 1:
+        return "--gradient_accumulation_steps makes several parts of a step"
+    if args.fp16:
+        return "--fp16 decides on the host whether a step counts"
+    if runtime.world_size > 1:
+        return "several ranks exchange their gradients"
+    if torch.cuda.device_count() > 1:
+        return "one process uses several GPUs"
+    return ""
 
 
 def sync_on_last(replica, micro_step, parts):

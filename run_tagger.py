@@ -19,13 +19,31 @@ EXAMPLE = """  python run_tagger.py --do_train --do_eval --do_predict \\
     --num_train_epochs 3.0 --output_dir /tmp/tagging_output/"""
 
 
+FILES = {"train": "train.txt", "dev": "dev.txt", "test": "test.txt"}
+
+
 def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Fine-tune BERT to tag the words of sentences."
     args = flags.Parser("run_tagger", description, EXAMPLE).parse_args(argv)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    for name in wanted_sets(args):
+        with open(path_of(args, name), "rb"):
+            pass
     return args
+
+
+def wanted_sets(args):
+    """The sets that the run reads."""
+    in_training = args.do_train and args.eval_steps
+    wanted = {"train": args.do_train, "dev": args.do_eval or in_training, "test": args.do_predict}
+    return [name for name in FILES if wanted[name]]
+
+
+def path_of(args, name):
+    """The path of a set's file."""
+    return os.path.join(args.data_dir, FILES[name])
 
 
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
@@ -38,7 +56,7 @@ import checkpoint
 import report
 import tagging_metrics
 import training
-from data import TrainingExamples, model_inputs
+from data import TrainingExamples, batch_inputs, checksum_of
 from files import (
     EVAL_RESULTS,
     TEST_EVAL_RESULTS,
@@ -63,16 +81,11 @@ from tagging_data import (
     split_columns,
 )
 
-FILES = {"train": "train.txt", "dev": "dev.txt", "test": "test.txt"}
 RESULTS = {"dev": EVAL_RESULTS, "test": TEST_EVAL_RESULTS}
+FIELDS = ("input_ids", "positions", "label_ids")  # of the features: what the results depend on
 CONTEXT = 20  # words of a sentence that the report shows on either side of a wrong one
 
 # --- data ----------------------------------------------------------------------------------------
-
-
-def path_of(args, name):
-    """The path of a set's file."""
-    return os.path.join(args.data_dir, FILES[name])
 
 
 def load(args, runtime):
@@ -83,9 +96,11 @@ def load(args, runtime):
     sets = {}
     if args.do_train:
         path = path_of(args, "train")
-        sets["train"] = read_examples(path)
-        labels, meaning = find_labels(sets["train"][0], path)
+        examples, tally = read_examples(path)
+        labels, meaning = find_labels(examples, path)
         runtime.print(f"tags: {meaning}")
+        examples = tally.first(examples, args.max_train_examples, "max_train_examples")
+        sets["train"] = examples, tally
     else:
         start = checkpoint.find_start(args)
         labels = start.labels
@@ -96,15 +111,17 @@ def load(args, runtime):
                 f"{start.path} does not name its tags: there is no run.json of run_tagger.py, nor "
                 f"an id2label in config.json"
             )
-    if args.do_eval:
-        sets["dev"] = read_examples(path_of(args, "dev"), labels)
+    if "dev" in wanted_sets(args):
+        examples, tally = read_examples(path_of(args, "dev"), labels)
+        examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
+        sets["dev"] = examples, tally
     if args.do_predict:
         sets["test"] = read_examples(path_of(args, "test"), labels, is_test=True)
     return labels, sets
 
 
 def featurize(args, runtime, tokenizer, labels, name, examples, tally):
-    """The windows of a set's sentences. Prints what became of its words."""
+    """The windows of a set's sentences. Prints what became of these."""
     features = convert_examples_to_features(examples, labels, args.max_seq_length, tokenizer, tally)
     training.print_features(runtime, name, tally, args.max_seq_length, tokenizer)
     return features
@@ -165,7 +182,7 @@ def label_ids_of(examples, labels):
     return [np.array([number_of[tag] for tag in example.tags]) for example in examples]
 
 
-def mistakes(logits, examples, labels, title):
+def mistakes(logits, examples, labels, file):
     """The report's section with the wrong words, each among those around it."""
     label_ids = np.concatenate(label_ids_of(examples, labels))
     texts = [
@@ -173,7 +190,20 @@ def mistakes(logits, examples, labels, title):
         for example in examples
         for place, word in enumerate(example.words)
     ]
-    return report.classification(labels, label_ids, np.concatenate(logits), texts, title)
+    places = [f"{file}:{line}" for example in examples for line in example.lines]
+    title = f"Evaluation on {file}"
+    return report.classification(labels, label_ids, np.concatenate(logits), texts, title, places)
+
+
+def make_evaluator(args, runtime, model, labels, examples, features, make_batch):
+    """The Evaluator of --eval_steps, on the dev set."""
+
+    def figures_of():
+        logits = predict(args, runtime, model, "dev", examples, features, make_batch)
+        return logits and evaluate(logits, examples, labels, args.eval_batch_size, 0)
+
+    metric = "eval_f1" if tagging_metrics.has_entities(labels) else "eval_accuracy"
+    return training.Evaluator(args, figures_of, metric, checksum_of(features, FIELDS))
 
 
 def tags_of(logits, labels):
@@ -226,18 +256,24 @@ def execute(args) -> None:
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows):
-        inputs = model_inputs(rows, width)
-        label_ids = np.full(inputs[0].shape, NO_LABEL)
+        longest = max(width, *(len(row.input_ids) for row in rows))
+        label_ids = np.full((len(rows), longest), NO_LABEL)
         for own, row in zip(label_ids, rows):
             own[row.positions] = row.label_ids
-        return inputs, torch.from_numpy(label_ids)
+        return batch_inputs(rows, width), torch.from_numpy(label_ids)
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
-        fields = ("input_ids", "positions", "label_ids")
-        examples = TrainingExamples(features["train"], fields)
-        examples.weight_of = lambda row: len(row.words)
-        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
+        examples = TrainingExamples(features["train"], FIELDS, weight_of=lambda row: len(row.words))
+        evaluator = None
+        if args.eval_steps:
+            dev_examples, _ = sets["dev"]
+            evaluator = make_evaluator(
+                args, runtime, model, labels, dev_examples, features["dev"], make_batch
+            )
+        global_step = training.train(
+            args, runtime, model, examples, make_batch, compute_loss, evaluator
+        )
         checkpoint.save_model(
             args, runtime, model, config, task="tagging", labels=labels, global_step=global_step
         )
@@ -247,7 +283,7 @@ def execute(args) -> None:
     results = {}
     sections = []
     for name, (examples, _) in sets.items():
-        if name == "train":
+        if name == "train" or (name == "dev" and not args.do_eval):
             continue
         logits = predict(args, runtime, model, name, examples, features[name], make_batch)
         if logits is None:
@@ -259,11 +295,11 @@ def execute(args) -> None:
             print(f"{FILES[name]}:")
             checkpoint.write_results(os.path.join(args.output_dir, RESULTS[name]), figures)
             results |= figures if name == "dev" else {f"test: {k}": v for k, v in figures.items()}
-            title = f"Evaluation on {FILES[name]}"
-            sections.append(mistakes(logits, examples, labels, title))
+            sections.append(mistakes(logits, examples, labels, FILES[name]))
     if runtime.is_main:
         evaluated_in = runtime.precision if sections else None
-        path = report.write_report(args.output_dir, results, sections, evaluated_in)
+        facts = training.report_facts(runtime)
+        path = report.write_report(args.output_dir, results, sections, evaluated_in, facts)
         print(f"report: {path}")
     runtime.barrier()
 

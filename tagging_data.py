@@ -99,13 +99,13 @@ def counted(number: int, noun: str) -> str:
 def read_examples(
     path: str, labels: Sequence[str] | None = None, is_test: bool = False
 ) -> tuple[list[TaggingExample], Tally]:
-    """The sentences of a file, and the Tally of its words.
+    """The sentences of a file, and their Tally.
 
     Tags are checked against `labels`, where these are given. A test file may lack tags: it does
     where it has one column, or where no last column holds one of the labels. Raises OSError, or
     ValueError with file and line.
     """
-    tally = Tally("words")
+    tally = Tally("sentences")
     examples = []
     is_new = True
     num_documents = 0
@@ -136,8 +136,8 @@ def read_examples(
         elif unknown:
             raise ValueError(unknown)
 
-    tally.read = sum(len(example.words) for example in examples)
-    tally.notes.append(f"sentences {len(examples):,}")
+    tally.read = len(examples)
+    tally.notes.append(f"words {sum(len(example.words) for example in examples):,}")
     if num_documents:
         tally.notes.append(f"{DOCUMENT_START} lines {num_documents:,}")
     if examples[0].tags is None:
@@ -257,7 +257,7 @@ def convert_examples_to_features(
 ) -> list[InputFeatures]:
     """The windows of the sentences, in order; each word is tagged in one of them.
 
-    What became of the words is added to `tally`.
+    What became of the sentences is added to `tally`.
     """
     tally = tally or Tally()
     cls_id, sep_id, unk_id = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[UNK]"])
@@ -265,15 +265,14 @@ def convert_examples_to_features(
     size = max_seq_length - 2
     features = []
     num_empty = 0
+    num_cut = 0
     num_windowed = 0
     for index, example in enumerate(examples):
         pieces = [tokenizer.encode(word) for word in example.words]
         num_empty += sum(not ids for ids in pieces)
         # Of a word with more pieces than a window the first ones are kept.
         kept = [ids[:size] or [unk_id] for ids in pieces]
-        for ids, kept_ids in zip(pieces, kept):
-            tally.add_length(len(ids), len(kept_ids))
-
+        num_cut += sum(len(ids) > size for ids in pieces)
         spans = window_spans([len(ids) for ids in kept], size)
         num_windowed += len(spans) > 1
         for start, end, words in spans:
@@ -294,6 +293,8 @@ def convert_examples_to_features(
 
     if num_empty:
         tally.notes.append(f"words without WordPieces, read as [UNK], {num_empty:,}")
+    if num_cut:
+        tally.notes.append(f"words cut to the {size:,} WordPieces of a window {num_cut:,}")
     if num_windowed:
         tally.notes.append(f"sentences read through several windows {num_windowed:,}")
     for feature in features:

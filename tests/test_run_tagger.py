@@ -345,9 +345,36 @@ def test_a_folder_that_is_not_a_taggers(trained, tagging, tmp_path, call):
     }
     for change, problem in (
         (described, "holds a model for classification, not for tagging\n"),
-        ({"id2label": None}, "does not name its tags: there is no run.json of run_tagger.py"),
+        (
+            {"id2label": None, "label2id": None},
+            "does not name its tags: there is no run.json of run_tagger.py",
+        ),
     ):
         (copy / "config.json").write_text(json.dumps({**config, **change}), "utf-8")
         outcome = call(run_tagger, *given)
         assert outcome.status == 2 and f"error: {copy} {problem}" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+# --- evaluation during training ------------------------------------------------------------------
+
+
+def test_evaluation_on_the_way_keeps_the_best(tiny_model, tagging, tmp_path, call):
+    """The steps are those of a run that does not evaluate; the figures the best weights'."""
+    given = command(tiny_model, tagging, "--do_train", "--max_train_examples=8",
+                    "--max_eval_examples=5")  # fmt: skip
+    call(run_tagger, *given, f"--output_dir={tmp_path / 'plain'}").ok()
+    outcome = call(run_tagger, *given, "--do_eval", "--eval_steps=3", "--keep_best",
+                   f"--output_dir={tmp_path / 'out'}").ok()  # fmt: skip
+    assert "skipped 5 (5 beyond --max_train_examples)" in outcome.out
+    assert "skipped 2 (2 beyond --max_eval_examples)" in outcome.out
+    lines = (tmp_path / "out/training_log.jsonl").read_text("utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    steps = [entry["loss"] for entry in entries if "loss" in entry]
+    assert steps == losses(tmp_path / "plain")
+    evaluations = {entry["step"]: entry for entry in entries if "eval_f1" in entry}
+    assert [*evaluations][:2] == [3, 6] and [*evaluations][-1] == len(steps)
+    figures = results(tmp_path / "out")
+    best = max(evaluations.values(), key=lambda entry: entry["eval_f1"])
+    assert figures["global_step"] == str(best["step"])
+    assert float(figures["eval_loss"]) == pytest.approx(best["eval_loss"], rel=1e-6)

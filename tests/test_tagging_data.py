@@ -92,9 +92,9 @@ def test_every_word_is_accounted_for(tmp_path, tokenizer):
     examples, tally = read_examples(write(tmp_path, content), ["O"])
     features = convert_examples_to_features(examples, ["O"], 12, tokenizer, tally)
     assert str(tally) == (
-        "words read 12, used 12, skipped 0, cut 1 (the longest has 60 WordPieces), sentences 2, "
-        "-DOCSTART- lines 1, words without WordPieces, read as [UNK], 1, "
-        "sentences read through several windows 1"
+        "sentences read 2, used 2, skipped 0, cut 0, words 12, -DOCSTART- lines 1, words without "
+        "WordPieces, read as [UNK], 1, words cut to the 10 WordPieces of a window 1, sentences "
+        "read through several windows 1"
     )
     assert sum(len(feature.words) for feature in features) == 12
     assert tally.inputs == len(features) == 3 and tally.unknown == 1

@@ -733,9 +733,8 @@ class StopSignals:
 
     def _answer(self, line):
         if self.is_main:
-            bars_end = "\n" if sys.stderr.isatty() else ""
-            # Not print: a signal may come while another line is being printed.
-            os.write(2, f"{bars_end}{line}\n".encode())
+            bars_end = "\n" if sys.stderr and sys.stderr.isatty() else ""
+            flags.write_error(bars_end + line)
 
 
 def end_stopped_run(args, runtime, log, signals, done) -> None:

@@ -84,7 +84,7 @@ TOKENIZER_VALUES = {
 class Folder:
     """What a folder holds, or the folder of a file of weights; `inspect_folder` makes it.
 
-    path           the folder; of a path that does not exist the path itself
+    path           the folder, or a path that does not exist
     asked          the path that was inspected
     source         what a loader takes: the file that was asked for, else the folder's weights,
                    else its newest checkpoint; None without any
@@ -368,8 +368,8 @@ def refuse_other_tokenizers(folder: Folder) -> None:
 def refuse_contradictions(args: argparse.Namespace, start: Folder) -> None:
     """Raises ValueError if a flag contradicts what lies beside the weights.
 
-    Compares casing, the vocabularies, and of the configurations what the weights themselves do not
-    show. In a vocabulary a user may have given the [unusedN] another meaning.
+    Compares casing, the vocabularies, and what the weights themselves do not show of the
+    configurations. Entries [unusedN] may differ: users give them a meaning.
     """
     for name, value in start.casing.items():
         # Of text that is not lower-cased the accents stay, whatever the flag says.
@@ -402,7 +402,7 @@ def refuse_contradictions(args: argparse.Namespace, start: Folder) -> None:
 
 
 def order_of_labels(folder: Folder, labels: Sequence[str] | None) -> list[int] | None:
-    """For each of `labels` the output of the folder's weights that it has; None if as they are.
+    """For each of `labels`, the number of its output in the folder; None if they are in order.
 
     Names are compared without regard to case. Raises ValueError if they are other labels.
     """
@@ -469,7 +469,7 @@ def save_model(
     """
     if not runtime.is_main:
         return
-    # What is written has one table of words, whatever was read.
+    # The model that is written ties its tables, whatever the one that was read did.
     config = replace(config, tie_word_embeddings=True)
     _save_config(args, config)
 
@@ -498,7 +498,7 @@ def save_model(
         # Other libraries would read an earlier run's weights instead of these.
         with contextlib.suppress(FileNotFoundError):
             os.remove(safetensors)
-    # Last: it says that the run has ended.
+    # Last, because this file marks the run as finished.
     write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
 
 
@@ -644,10 +644,10 @@ def _checksum_of_weights(path):
 
 
 def differences(args: argparse.Namespace, saved: dict[str, str], key: dict[str, str]) -> list[str]:
-    """In which values of its resume key the run that was `saved` differs from this one.
+    """What in this run's resume key differs from the `saved` one, as text.
 
-    A flag that is younger than the checkpoint had its default there; a checkpoint from before
-    contents were saved says nothing of them.
+    A flag that the checkpoint lacks is newer than it and counts as its default. A checkpoint that
+    lacks the contents of files is older than these, and they are not compared.
     """
     changed = []
     for name, value in key.items():
@@ -800,7 +800,7 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
         )
 
     if not state and args.init_checkpoint and find_start(args).source is None:
-        # A random start is not what was asked for. Weights that are not there are named so.
+        # Random weights are not what was asked for: the missing file is named.
         raise FileNotFoundError(_not_found(args.init_checkpoint))
     runtime.require_equal("--output_dir", {"step": state["step"] if state else 0})
     if state:

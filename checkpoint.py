@@ -4,6 +4,7 @@ Every file is written under a temporary name, synced and renamed, so that it is 
 `inspect_folder` is the one answer to what a folder holds.
 """
 
+import argparse
 import contextlib
 import glob
 import json
@@ -12,6 +13,7 @@ import re
 import shutil
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import crc32c
@@ -82,7 +84,7 @@ TOKENIZER_VALUES = {
 class Folder:
     """What a folder holds, or the folder of a file of weights; `inspect_folder` makes it.
 
-    path           the folder; of a path that does not exist the path itself
+    path           the folder, or a path that does not exist
     asked          the path that was inspected
     source         what a loader takes: the file that was asked for, else the folder's weights,
                    else its newest checkpoint; None without any
@@ -265,7 +267,7 @@ def _tensorflow_in(folder):
     return None
 
 
-def find_start(args) -> Folder | None:
+def find_start(args: argparse.Namespace) -> Folder | None:
     """The folder of the weights that a run starts from, or evaluates; None for random ones.
 
     That is --init_checkpoint's, but for evaluation alone --output_dir where it holds weights and
@@ -314,7 +316,7 @@ def _not_found(init):
     )
 
 
-def take_from_folder(args) -> None:
+def take_from_folder(args: argparse.Namespace) -> None:
     """Fills in the flags that were not given from the folder that the weights come from.
 
     These are --bert_config_file, --vocab_file, --do_lower_case and --strip_accents. Raises
@@ -363,11 +365,11 @@ def refuse_other_tokenizers(folder: Folder) -> None:
             )
 
 
-def refuse_contradictions(args, start: Folder) -> None:
+def refuse_contradictions(args: argparse.Namespace, start: Folder) -> None:
     """Raises ValueError if a flag contradicts what lies beside the weights.
 
-    Compares casing, the vocabularies, and of the configurations what the weights themselves do not
-    show. In a vocabulary a user may have given the [unusedN] another meaning.
+    Compares casing, the vocabularies, and what the weights themselves do not show of the
+    configurations. Entries [unusedN] may differ: users give them a meaning.
     """
     for name, value in start.casing.items():
         # Of text that is not lower-cased the accents stay, whatever the flag says.
@@ -399,8 +401,8 @@ def refuse_contradictions(args, start: Folder) -> None:
                 )
 
 
-def order_of_labels(folder: Folder, labels) -> list[int] | None:
-    """For each of `labels` the output of the folder's weights that it has; None if as they are.
+def order_of_labels(folder: Folder, labels: Sequence[str] | None) -> list[int] | None:
+    """For each of `labels`, the number of its output in the folder; None if they are in order.
 
     Names are compared without regard to case. Raises ValueError if they are other labels.
     """
@@ -458,14 +460,16 @@ def _read_json(path):
 # --- the trained model ---------------------------------------------------------------------------
 
 
-def save_model(args, runtime, model, config, **metadata) -> None:
+def save_model(
+    args: argparse.Namespace, runtime, model: torch.nn.Module, config: BertConfig, **metadata
+) -> None:
     """Makes --output_dir self-contained: weights, configuration, vocabulary, flags, `metadata`.
 
     Rank 0 alone writes. Raises OSError.
     """
     if not runtime.is_main:
         return
-    # What is written has one table of words, whatever was read.
+    # The model that is written ties its tables, whatever the one that was read did.
     config = replace(config, tie_word_embeddings=True)
     _save_config(args, config)
 
@@ -494,7 +498,7 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         # Other libraries would read an earlier run's weights instead of these.
         with contextlib.suppress(FileNotFoundError):
             os.remove(safetensors)
-    # Last: it says that the run has ended.
+    # Last, because this file marks the run as finished.
     write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
 
 
@@ -545,7 +549,7 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
     }
 
 
-def read_metadata(weights) -> dict:
+def read_metadata(weights: str | None) -> dict:
     """What `save_model` wrote to run.json beside these weights (a file or its folder), or {}.
 
     `global_step` is that of the weights: for a checkpoint the step in its name. Without weights
@@ -572,7 +576,7 @@ def write_results(path: str, results: dict) -> None:
 # --- checkpoints of a run in progress ------------------------------------------------------------
 
 
-def save_tensors(values, path: str) -> None:
+def save_tensors(values: dict, path: str) -> None:
     """`torch.save` to a temporary file that then replaces `path`. Raises OSError."""
     size = sum(tensor.nbytes for tensor in _tensors(values))
     with atomic_write(path, "wb", size) as file:
@@ -591,7 +595,7 @@ def _tensors(values):
             yield from _tensors(value)
 
 
-def read_tensors(path: str):
+def read_tensors(path: str) -> dict:
     """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
     with damage_named(path):
         return read_archive(path)
@@ -639,11 +643,11 @@ def _checksum_of_weights(path):
     return f"{checksum:08x}"
 
 
-def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
-    """In which values of its resume key the run that was `saved` differs from this one.
+def differences(args: argparse.Namespace, saved: dict[str, str], key: dict[str, str]) -> list[str]:
+    """What in this run's resume key differs from the `saved` one, as text.
 
-    A flag that is younger than the checkpoint had its default there; a checkpoint from before
-    contents were saved says nothing of them.
+    A flag that the checkpoint lacks is newer than it and counts as its default. A checkpoint that
+    lacks the contents of files is older than these, and they are not compared.
     """
     changed = []
     for name, value in key.items():
@@ -660,7 +664,7 @@ def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
     return changed
 
 
-def step_of(path):
+def step_of(path: str) -> int | None:
     """The step in a checkpoint's name; None for a file that is not a checkpoint."""
     name = re.fullmatch(r"checkpoint-([0-9]+)\.pt", os.path.basename(path))
     return int(name[1]) if name else None
@@ -692,7 +696,7 @@ def recorded_precision(folder: str) -> tuple[str, str] | None:
     return None
 
 
-def check_output_dir(args) -> None:
+def check_output_dir(args: argparse.Namespace) -> None:
     """Raises ValueError if a run that trains must not write to --output_dir, before any work.
 
     It must not replace weights that it did not train, nor remove the ones that it starts from.
@@ -736,7 +740,7 @@ def written_by_runs(folder: str) -> list[str]:
     return sorted(filter(os.path.isfile, paths))
 
 
-def clear_output_dir(args, runtime) -> None:
+def clear_output_dir(args: argparse.Namespace, runtime) -> None:
     """Removes all that an earlier run wrote to --output_dir, except files that this one reads."""
     values = [value for value in vars(args).values() if isinstance(value, str)]
     inputs = {os.path.realpath(value) for value in values}
@@ -749,7 +753,7 @@ def clear_output_dir(args, runtime) -> None:
         runtime.print(f"removing an earlier run from {args.output_dir}: {', '.join(removed)}")
 
 
-def read_resume_state(folder: Folder, runtime):
+def read_resume_state(folder: Folder, runtime) -> tuple[str | None, dict | None]:
     """(path, state) of the newest checkpoint that is not damaged; (None, None) without one."""
     for path in folder.checkpoints.values():
         try:
@@ -796,7 +800,7 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
         )
 
     if not state and args.init_checkpoint and find_start(args).source is None:
-        # A random start is not what was asked for. Weights that are not there are named so.
+        # Random weights are not what was asked for: the missing file is named.
         raise FileNotFoundError(_not_found(args.init_checkpoint))
     runtime.require_equal("--output_dir", {"step": state["step"] if state else 0})
     if state:

@@ -9,6 +9,7 @@ loaded.
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -982,11 +983,21 @@ def run(function: Callable, *arguments):
         if isinstance(error, OSError) and error.filename is not None:
             error = f"{error.filename}: {error.strerror}"
         sys.stdout.flush()
-        os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
+        write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        os.write(2, f"\n{script}: interrupted\n".encode())
+        write_error(f"\n{script}: interrupted")
         sys.exit(130)
+
+
+def write_error(line: str) -> None:
+    """Writes a line to stderr at once, even while another one is being printed, as in a handler.
+
+    The terminal may be gone; where stderr was closed from the start, 2 may be another file.
+    """
+    with contextlib.suppress(OSError):
+        if sys.stderr:
+            os.write(2, f"{line}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:

@@ -13,7 +13,7 @@ from helpers import (
     assert_same_weights,
     model_flags,
     results,
-    run,
+    run_ranks,
     weights,
     write_tiny_model,
 )
@@ -279,9 +279,8 @@ def weighted(tiny_model_without_dropout, mrpc, tmp_path_factory):
 
 def test_two_ranks_and_two_parts_weigh_as_one(weighted, tiny_model_without_dropout, tmp_path):
     command, one = weighted
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    outcome = run(
-        *torchrun, "run_classifier.py", *command, "--gradient_accumulation_steps=2",
+    outcome = run_ranks(
+        2, "run_classifier.py", *command, "--gradient_accumulation_steps=2",
         f"--output_dir={tmp_path}",
     ).ok()  # fmt: skip
     assert outcome.out.count("class weights: 0 0.25, 1 4\n") == 1

@@ -1,14 +1,19 @@
 """Sentence pairs, the order of examples, batches.
 
-Features are kept without padding; a batch is padded to its longest row when it is made.
+Features are kept without padding; a batch is packed, or padded to its longest row, when it is made.
 """
 
+import queue
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 import torch
+
+from padding import PackedInputs, num_spare_rows
 
 
 def truncate_seq_pair(tokens_a: list, tokens_b: list, max_num_tokens: int) -> None:
@@ -105,6 +110,68 @@ def model_inputs(
     )
 
 
+def packed_inputs(features: Sequence) -> tuple[PackedInputs]:
+    """The input of every model for B features, one after another without padding.
+
+    A tuple, as of `model_inputs`, so that both are handed to a model as `model(*inputs)`.
+    """
+    lengths = np.array([len(feature.input_ids) for feature in features])
+    ends = np.append(0, lengths.cumsum())
+    width = int(lengths.max())
+    sequences = np.repeat(np.arange(len(features)), lengths)  # of each row
+    positions = np.arange(ends[-1]) - ends[sequences]
+    ids = np.concatenate([feature.input_ids for feature in features])
+    types = np.concatenate([feature.segment_ids for feature in features])
+    arrays = (ids, types, positions, sequences * width + positions)
+    packed = PackedInputs(
+        *(torch.from_numpy(array.astype(np.int64)) for array in arrays),
+        cu_seqlens=torch.from_numpy(ends.astype(np.int32)),
+        shape=(len(features), width),
+        max_seqlen=width,
+    )
+    spare_rows = num_spare_rows(len(ids))
+    return (packed.with_spare_rows(spare_rows) if spare_rows else packed,)
+
+
+def batch_inputs(features: Sequence, width: int = 0) -> tuple:
+    """`packed_inputs`, or with a `width` the `model_inputs` padded to it."""
+    return model_inputs(features, width) if width else packed_inputs(features)
+
+
+def prefetched(function: Callable, arguments: Sequence) -> Iterator:
+    """Yields function(argument) for each of `arguments`; a thread computes the next ones meanwhile.
+
+    At most two are ready. An exception of `function` is raised here, where its result would come.
+    Close the iterator to end the thread.
+    """
+    results = queue.Queue(maxsize=1)
+    closed = threading.Event()
+
+    def work():
+        for argument in arguments:
+            if closed.is_set():
+                return
+            try:
+                result = function(argument), None
+            except BaseException as error:
+                result = None, error
+            results.put(result)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for _ in arguments:
+            value, error = results.get()
+            if error is not None:
+                raise error
+            yield value
+    finally:
+        closed.set()
+        with suppress(queue.Empty):
+            results.get_nowait()  # The thread may be waiting for room.
+        thread.join()
+
+
 def num_train_steps(num_examples: int, batch_size: int, num_epochs: float) -> int:
     """The number of whole batches in all epochs together, as Google counts it."""
     return int(num_examples / batch_size * num_epochs)
@@ -125,14 +192,19 @@ class TrainingExamples:
         self.weight_of = weight_of
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]
-        self.fingerprint = 0
-        for feature in features:
-            for field in fields:
-                values = np.asarray(getattr(feature, field)).tobytes()
-                self.fingerprint = zlib.crc32(values, self.fingerprint)
+        self.fingerprint = checksum_of(features, fields)
 
     def __getitem__(self, index):
         return self.features[index]
+
+
+def checksum_of(features: Sequence, fields: Sequence[str]) -> int:
+    """A checksum of the named fields of all features."""
+    checksum = 0
+    for feature in features:
+        for field in fields:
+            checksum = zlib.crc32(np.asarray(getattr(feature, field)).tobytes(), checksum)
+    return checksum
 
 
 @lru_cache(maxsize=4)

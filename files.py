@@ -218,6 +218,12 @@ class Tally:
         self.cut += num_tokens > num_kept
         self.longest = max(self.longest, num_tokens)
 
+    def first(self, examples, number, flag) -> list:
+        """The first `number` of the examples, or all for None; `flag` is why others are skipped."""
+        kept = examples[:number]
+        self.skipped[f"beyond --{flag}"] += len(examples) - len(kept)
+        return kept
+
     def __str__(self) -> str:
         num_skipped = self.skipped.total()
         reasons = ", ".join(f"{number:,} {why}" for why, number in self.skipped.items() if number)
@@ -229,18 +235,18 @@ class Tally:
         return ", ".join([text, *self.notes])
 
 
-def find_input_files(patterns: str) -> list[str]:
+def find_input_files(patterns: str, flag: str = "input_file") -> list[str]:
     """The paths that comma-separated file names or glob patterns mean, those of a pattern sorted.
 
-    A name that exists is taken literally, whatever characters it has. Raises OSError for a pattern
-    without any file, and for a folder.
+    A name that exists is taken literally, whatever characters it has. Raises OSError, naming the
+    `flag`, for a pattern without any file, and for a folder.
     """
     paths = []
     for pattern in patterns.split(","):
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not found:
-            raise FileNotFoundError(f"--input_file {pattern}: no such file")
+            raise FileNotFoundError(f"--{flag} {pattern}: no such file")
         for path in filter(os.path.isdir, found):
-            raise IsADirectoryError(f"--input_file {path} is a folder: give files, as in {path}/*")
+            raise IsADirectoryError(f"--{flag} {path} is a folder: give files, as in {path}/*")
         paths += found
     return paths

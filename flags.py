@@ -38,6 +38,7 @@ SCRIPTS = {
 }
 FINE_TUNING = (CLASSIFIER, SQUAD)
 TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
+EVALUATED = (CLASSIFIER, SQUAD, PRETRAINING)  # may evaluate while they train
 MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
@@ -121,6 +122,8 @@ class Flag:
     must_be_writable: bool = False  # a folder that the run creates
     # Whether a resumed run may have another value: it does not change what training computes.
     may_differ: bool = False
+    # Whether it decides what --keep_best and --patience choose, and so may not differ with them.
+    decides_best: bool = False
     google: str = ABSENT
     port: str = ABSENT
 
@@ -245,6 +248,11 @@ FLAGS = {
             metavar="FILES", google=REQUIRED,
         ),
         Flag(
+            "eval_file", (PRETRAINING,), str, None,
+            "instance files to evaluate on, named as those of --input_file",
+            metavar="FILES", may_differ=True,
+        ),
+        Flag(
             "output_dir", TRAINING, str, REQUIRED, "folder for weights, results and checkpoints",
             metavar="FOLDER", must_be_writable=True, may_differ=True, google=REQUIRED,
             port=REQUIRED,
@@ -271,7 +279,8 @@ FLAGS = {
             "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
             {
                 CLASSIFIER: "evaluate on dev.tsv",
-                PRETRAINING: "evaluate on the first instances of --input_file",
+                PRETRAINING: "evaluate on the first instances of --eval_file, or without it of "
+                "--input_file",
             },
             may_differ=True, google="false", port="false",
         ),
@@ -301,7 +310,7 @@ FLAGS = {
                 PREDICT: "leave a question unanswered if the score of no answer exceeds that of "
                 "the best answer by more than this (default: that of the run)",
             },
-            may_differ=True, google="0.0",
+            may_differ=True, decides_best=True, google="0.0",
         ),
         Flag(
             "doc_stride", (SQUAD,), int, 128,
@@ -322,11 +331,11 @@ FLAGS = {
         ),
         Flag(
             "n_best_size", (SQUAD,), int, 20, "answers per question in nbest_predictions.json",
-            allowed=AT_LEAST_1, may_differ=True, google="20", port="20",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="20", port="20",
         ),
         Flag(
             "max_answer_length", (SQUAD,), int, 30, "length of the longest answer, in WordPieces",
-            allowed=AT_LEAST_1, may_differ=True, google="30", port="30",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="30", port="30",
         ),
         Flag(
             "interactive", (SQUAD,), bool, False,
@@ -347,12 +356,21 @@ FLAGS = {
         ),
         Flag(
             "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
-            allowed=AT_LEAST_1, may_differ=True, google="8", port="8",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="8", port="8",
         ),
         Flag(
             "max_eval_steps", (PRETRAINING,), int, 100,
             "batches to evaluate; where the files end, evaluation starts over at the first one",
-            allowed=AT_LEAST_1, may_differ=True, google="100",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="100",
+        ),
+        Flag(
+            "max_eval_examples", EVALUATED, int, None,
+            {
+                CLASSIFIER: "evaluate on the first N examples of each dev file alone",
+                SQUAD: "answer the first N questions of --predict_file alone",
+                PRETRAINING: "evaluate on the first N instances alone",
+            },
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True,
         ),
         Flag(
             "predict_batch_size", FINE_TUNING, int, None,
@@ -572,6 +590,40 @@ FLAGS = {
             "steps during which the learning rate rises",
             allowed=AT_LEAST_0, google="10000",
         ),
+        Flag(
+            "max_train_examples", EVALUATED, int, None,
+            {
+                CLASSIFIER: "train on the first N examples of the training file alone",
+                SQUAD: "train on the first N questions of --train_file alone",
+                PRETRAINING: "train on the first N instances alone",
+            },
+            allowed=AT_LEAST_1,
+        ),
+    ),
+    "evaluation during training": (
+        Flag(
+            "eval_steps", EVALUATED, int, None,
+            {
+                CLASSIFIER: "evaluate on the dev file every N steps and after the last one",
+                SQUAD: "evaluate on --predict_file every N steps and after the last one",
+                PRETRAINING: "evaluate on --eval_file every N steps and after the last one",
+            },
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True,
+        ),
+        Flag(
+            "keep_best", EVALUATED, bool, False,
+            {
+                CLASSIFIER: "end with the weights of the best evaluation, by accuracy, or F1 "
+                "(MRPC, QQP), Matthews' (CoLA) or Pearson's correlation (regressions)",
+                SQUAD: "end with the weights of the best evaluation, by F1",
+                PRETRAINING: "end with the weights of the best evaluation, by the loss of masked "
+                "words",
+            },
+        ),
+        Flag(
+            "patience", EVALUATED, int, None,
+            "stop after N evaluations in a row without a better figure", allowed=AT_LEAST_1,
+        ),
     ),
     "training": (
         Flag(
@@ -657,6 +709,12 @@ FLAGS = {
             may_differ=True,
         ),
         Flag(
+            "cuda_graphs", TRAINING, bool, True,
+            "on one GPU, capture a training step as a CUDA graph for each number of tokens, "
+            "rounded up to 128, and replay it",
+            may_differ=True,
+        ),
+        Flag(
             "local_rank", TRAINING, int, -1,
             "set by the launcher of distributed training, torchrun or torch.distributed.launch",
             alias="local-rank", may_differ=True, port="-1",
@@ -664,8 +722,9 @@ FLAGS = {
     ),
 }  # fmt: skip
 
-# What a resumed run may change.
+# What a resumed run may change, and what of it a run may not that chooses weights by evaluation.
 MAY_DIFFER = {flag.name for flags in FLAGS.values() for flag in flags if flag.may_differ}
+DECIDES_BEST = {flag.name for flags in FLAGS.values() for flag in flags if flag.decides_best}
 
 
 def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
@@ -800,6 +859,9 @@ class Parser(argparse.ArgumentParser):
             flag.check(getattr(args, flag.name))
         if getattr(args, "bf16", False) and getattr(args, "fp16", False):
             raise ValueError("--bf16 and --fp16 exclude each other: give one of them")
+        for name in ("keep_best", "patience"):
+            if getattr(args, name, None) and not args.eval_steps:
+                raise ValueError(f"--{name} needs --eval_steps N: how often to evaluate")
         return args
 
     def _refuse_missing(self, namespace, flags):
@@ -987,6 +1049,7 @@ def markdown() -> str:
     aliases = ", ".join(f"`--{flag.alias}` for `--{flag.name}`" for flag in flags if flag.alias)
     meaningless = ", ".join(f"`--{name}`" for name in MEANINGLESS)
     resumable = ", ".join(f"`--{flag.name}`" for flag in flags if flag.may_differ)
+    deciding = ", ".join(f"`--{name}`" for name in sorted(DECIDES_BEST))
     paragraphs = [
         "Each script explains its own flags with `--help`. This table shows all of them, with the "
         "defaults of Google's scripts (google-research/bert, December 2018), of the first PyTorch "
@@ -1005,7 +1068,9 @@ def markdown() -> str:
         f"line that says so: {meaningless}.",
         "A run that was stopped resumes when its command is given again. The following flags may "
         f"then differ, because they do not change what training computes: {resumable}. If "
-        "another flag differs, the run stops and names it.",
+        "another flag differs, the run stops and names it. With `--keep_best` or `--patience` the "
+        "evaluations decide which weights a run ends with, so these may not differ then, nor the "
+        f"examples that are evaluated: {deciding}.",
         "A mistake is reported in one line with exit status 2, before any work, and before "
         "PyTorch is loaded if the flags alone show it. `BERT_DEBUG=1` in the environment shows "
         "the traceback.",

@@ -19,7 +19,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class InputExample:
     text_a: str
     text_b: str | None = None
     label: str | float | tuple[str, ...] | None = None
+    line: int | None = field(default=None, compare=False)  # of its file, from 1
 
 
 @dataclass(eq=False)
@@ -92,7 +93,7 @@ class DataProcessor:
     test_columns   text columns of the test file, if they differ
     metrics        {name: function of (predictions, labels)}, in addition to accuracy
     meanings       {name of a metric: what it is}, where the name does not say enough
-    main_metric    the metric that picks the best of several seeds; higher is better
+    main_metric    the metric that picks the best of several seeds or evaluations; higher is better
     multi_label    whether an example may have several labels, as a tuple of names
     server_files   {test set: name of its file for the GLUE server}
     """
@@ -183,7 +184,8 @@ class DataProcessor:
                 continue
             label = None if is_test else self.label(row, f"{path}:{number}")
             texts = [row[column] for column in columns]
-            examples.append(InputExample(self.guid(set_type, number, row), *texts, label=label))
+            guid = self.guid(set_type, number, row)
+            examples.append(InputExample(guid, *texts, label=label, line=number))
 
         num_complete = len(examples)
         if is_test:
@@ -271,6 +273,7 @@ class MrpcProcessor(DataProcessor):
     text_columns = (3, 4)
     label_column = 0
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "MRPC.tsv"}
 
 
@@ -326,6 +329,7 @@ class QqpProcessor(DataProcessor):
     test_columns = (1, 2)
     label_column = 5
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "QQP.tsv"}
 
 
@@ -834,6 +838,9 @@ class Task:
                 f"{self.name}: the labels {labels} must be two or more different ones, or none for "
                 f"a regression"
             )
+        if not self.labels and not self.metrics:
+            self.metrics = {"eval_pearson": glue_metrics.pearson}
+            self.main_metric = "eval_pearson"
 
     @property
     def files(self) -> dict[str, str]:
@@ -905,7 +912,7 @@ class Task:
                     allowed = ", ".join(self.labels)
                     raise ValueError(f"{where}: the label {name!r} is not one of {allowed}")
             label = tuple(map(str, names)) if self.multi_label else str(label)
-        return InputExample(guid, text_a, text_b, label)
+        return InputExample(guid, text_a, text_b, label, getattr(example, "line", None))
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
-from itertools import islice
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -104,16 +105,18 @@ def columns() -> int:
 
 
 class Log:
-    """The log of a run that has done `start` of its `steps`.
+    """The log of a run that has done `start` of its `steps`, and evaluated after step `evaluated`.
 
-    Rank 0 writes a line for each step to training_log.jsonl in --output_dir, and the same figures
-    to --tensorboard. Lines beyond `start`, which an earlier process logged, are removed: those
-    steps are computed again.
+    Rank 0 writes a line for each step and for each evaluation to training_log.jsonl in
+    --output_dir, and the same figures to --tensorboard. Lines that an earlier process logged beyond
+    `start` and `evaluated` are removed: those steps are computed again.
     """
 
     STEPS_BEFORE_ETA = 5
 
-    def __init__(self, args: argparse.Namespace, runtime, start: int, steps: int):
+    def __init__(
+        self, args: argparse.Namespace, runtime, start: int, steps: int, evaluated: int = 0
+    ):
         self.batch_size = args.train_batch_size
         self.is_main = runtime.is_main
         self.start = start
@@ -121,6 +124,7 @@ class Log:
         self.started = time.monotonic()
         self.last_added = self.started
         self.eta_shown = False
+        self.postfix = {}  # what the bar shows
         self.file = None
         self.events = None
         self.bar = Bar(steps, "step", initial=start, quiet=not self.is_main)
@@ -128,8 +132,7 @@ class Log:
             path = os.path.join(args.output_dir, LOG)
             self.file = open(path, "ab", buffering=0)
             # Truncated in place rather than rewritten, since a kill may come at any time.
-            with open(path, "rb") as file:
-                self.file.truncate(sum(map(len, islice(file, start))))
+            self.file.truncate(size_until(path, start, evaluated))
             if args.tensorboard:
                 # TensorBoard then hides what earlier event files hold of these steps.
                 self.events = summary_writer()(args.tensorboard, purge_step=start + 1)
@@ -144,27 +147,52 @@ class Log:
 
         for step, loss, learning_rate in zip(steps, losses, learning_rates):
             self._write(step, loss, float(learning_rate), examples_per_second)
-        figures = {
+        self.postfix |= {
             "loss": f"{losses[-1]:.4f}",
             "lr": f"{learning_rates[-1]:.2e}",
             "ex_s": f"{examples_per_second:.1f}",
         }
-        self.bar.set_postfix(figures, refresh=False)
+        self.bar.set_postfix(self.postfix, refresh=False)
         self.bar.update(len(steps))
         self._show_eta(steps[-1], now)
 
-    def _write(self, step, loss, learning_rate, examples_per_second):
+    def add_evaluation(self, step, figures, metric, note):
+        """Logs and shows the `figures` after `step`, of which `metric` is the main one, and a note.
+
+        The time since the last step counts as the evaluation's, not as the next step's.
+        """
+        seconds = time.monotonic() - self.last_added
+        self.last_added += seconds
+        self.started += seconds
+
+        finite = {name: x if math.isfinite(x) else None for name, x in figures.items()}
+        self._write_line({"step": step, **finite})
+        for name, figure in figures.items() if self.events else ():
+            self.events.add_scalar(name, figure, step)
+
+        self.postfix[metric] = f"{figures[metric]:.4f}"
+        self.bar.set_postfix(self.postfix)
+        shown = ", ".join(
+            f"{name} {x}" if isinstance(x, int) else f"{name} {x:.4f}"
+            for name, x in figures.items()
+        )
+        if self.is_main:
+            self.bar.write(f"step {step} of {self.steps}: {shown} ({duration(seconds)}{note})")
+
+    def _write_line(self, values):
         if self.file:
-            line = {
-                "step": step,
-                "loss": loss,
-                "learning_rate": learning_rate,
-                "examples_per_second": round(examples_per_second, 2),
-            }
             try:
-                self.file.write(f"{json.dumps(line)}\n".encode())
+                self.file.write(f"{json.dumps(values)}\n".encode())
             except OSError as error:
                 raise OSError(f"{self.file.name} could not be written: {error}") from None
+
+    def _write(self, step, loss, learning_rate, examples_per_second):
+        self._write_line({
+            "step": step,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "examples_per_second": round(examples_per_second, 2),
+        })  # fmt: skip
         if self.events:
             self.events.add_scalar("loss", loss, step)
             self.events.add_scalar("learning_rate", learning_rate, step)
@@ -193,6 +221,25 @@ class Log:
         for file in (self.file, self.events):
             if file:
                 file.close()
+
+
+def size_until(path: str, step: int, evaluated: int) -> int:
+    """How many bytes of a log are of steps up to `step` and of evaluations up to `evaluated`.
+
+    A step's line has a loss, an evaluation's has none. A damaged line counts as one to keep, unless
+    its end is missing.
+    """
+    size = 0
+    with open(path, "rb") as file:
+        for line in file:
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                if entry["step"] > (step if "loss" in entry else evaluated):
+                    break
+            if not line.endswith(b"\n"):
+                break
+            size += len(line)
+    return size
 
 
 def duration(seconds: float) -> str:

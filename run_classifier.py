@@ -15,6 +15,7 @@ import re
 import shutil
 import statistics
 from contextlib import suppress
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 import flags
@@ -106,7 +107,8 @@ def make_task(args):
 
 def wanted_sets(args):
     """{set: whether the run reads it}"""
-    return {"train": args.do_train, "dev": args.do_eval, "test": args.do_predict}
+    in_training = args.do_train and args.eval_steps
+    return {"train": args.do_train, "dev": args.do_eval or in_training, "test": args.do_predict}
 
 
 def parse_own_task(args):
@@ -209,9 +211,10 @@ import checkpoint
 import glue_metrics
 import report
 import training
-from data import TrainingExamples, mean_of_windows, model_inputs
+from data import TrainingExamples, batch_inputs, checksum_of, mean_of_windows
 from files import (
     EVAL_RESULTS,
+    LOG,
     REPORT,
     SAFETENSORS,
     SEEDS_RESULTS,
@@ -221,6 +224,8 @@ from files import (
     atomic_write,
 )
 from modeling import BertConfig, BertForSequenceClassification, classification_loss, to_device
+
+FIELDS = ("input_ids", "segment_ids", "label_id")  # of the features: what the results depend on
 
 # Name -> what it is, of the files in --output_dir that a user looks for.
 FILES = {
@@ -311,6 +316,10 @@ def load(args, runtime, task, tokenizer):
         if variant and not os.path.exists(os.path.join(args.data_dir, file)):
             continue
         examples, tally = task.get_examples(name, args.data_dir, runtime.print)
+        if kind == "train":
+            examples = tally.first(examples, args.max_train_examples, "max_train_examples")
+        elif kind == "dev":
+            examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
         features = convert_examples_to_features(
             examples, task.labels, args.max_seq_length, tokenizer, args.doc_stride
         )
@@ -352,6 +361,20 @@ def weigh_classes(args, runtime, task, features):
     runtime.print(f"class weights{balanced}: {shown}")
 
 
+def check_main_metric(task, flag):
+    """Raises ValueError, naming the flag, if there is no figure by which something is the best."""
+    figures = list(task.metrics)
+    if task.labels and not task.multi_label:
+        figures.insert(0, "eval_accuracy")
+    if task.main_metric not in figures:
+        raise ValueError(
+            f"{flag}: the main_metric of {task.name} is {task.main_metric}, "
+            f"but there is only {', '.join(figures) or 'the loss'}"
+        )
+    if "dev" not in task.files:
+        raise ValueError(f"{flag} needs a dev file, which {task.name} does not have")
+
+
 # --- losses and figures --------------------------------------------------------------------------
 
 
@@ -370,19 +393,26 @@ def logits_of(model, batch):
     return model(*inputs).float().cpu().numpy()
 
 
-def by_text(logits, features):
-    """Logits [texts, labels] and label ids, [texts] or [texts, labels], from those of windows."""
-    counts = num_windows(features)
-    last_windows = np.cumsum(counts) - 1
-    label_ids = np.array([features[index].label_id for index in last_windows])
-    return mean_of_windows(logits, counts), label_ids
-
-
 def predictions_of(logits, multi_label):
     """The predicted classes [n], for several labels an example [n, labels] of bool; or scores."""
     if multi_label:
         return logits > 0  # a probability above 0.5
     return logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0]
+
+
+def predict(runtime, model, features, batch_size, make_batch, name):
+    """Of the set with this name the logits [texts, labels] and the label ids.
+
+    These are [texts], or [texts, labels] for several labels a text. A text's logits are the mean of
+    its windows'. None on ranks other than 0.
+    """
+    logits = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
+    if logits is None:
+        return None
+    counts = num_windows(features)
+    last_windows = np.cumsum(counts) - 1
+    label_ids = np.array([features[index].label_id for index in last_windows])
+    return mean_of_windows(np.stack(logits), counts), label_ids
 
 
 def evaluate(logits, label_ids, batch_size, metrics, global_step):
@@ -406,6 +436,20 @@ def evaluate(logits, label_ids, batch_size, metrics, global_step):
     return results
 
 
+def make_evaluator(args, runtime, task, model, sets, make_batch):
+    """The Evaluator of --eval_steps, on the dev set that `load` returned; None without the flag."""
+    if not args.eval_steps:
+        return None
+    _, features = sets["dev"]
+    batch_size = args.eval_batch_size
+
+    def figures_of():
+        predicted = predict(runtime, model, features, batch_size, make_batch, "dev")
+        return predicted and evaluate(*predicted, batch_size, task.metrics, 0)
+
+    return training.Evaluator(args, figures_of, task.main_metric, checksum_of(features, FIELDS))
+
+
 def is_collapsed(logits, label_ids):
     """Whether the model gives all examples the same labels although these differ."""
     if logits.shape[1] == 1:
@@ -418,7 +462,7 @@ def write_test_results(output_dir, logits, labels, variant, server_file, multi_l
     """Writes test_results.tsv, as Google's: a row of class probabilities per example.
 
     With several labels an example each has a probability of its own. For a task of GLUE's also the
-    file that its server takes: index and label, or score.
+    file that its server takes: index and label, or score. Returns the name of the first file.
     """
     name = f"test_results_{variant}.tsv" if variant else TEST_RESULTS
     values = logits
@@ -431,25 +475,25 @@ def write_test_results(output_dir, logits, labels, variant, server_file, multi_l
     print(f"{name}: {len(logits)} rows of {', '.join(labels) or 'scores'}")
 
     if not server_file:
-        return
+        return name
     with atomic_write(os.path.join(output_dir, server_file)) as file:
         file.write("index\tprediction\n")
         for index, row in enumerate(logits):
             # The only scores, STS-B's, are from 0 to 5.
             value = labels[row.argmax()] if labels else f"{row[0].clip(0, 5):.3f}"
             file.write(f"{index}\t{value}\n")
+    return name
 
 
 # --- one run -------------------------------------------------------------------------------------
 
 
 def train_and_evaluate(args, runtime):
-    """Trains, evaluates and predicts, as the flags say.
-
-    Returns on the main rank the figures of evaluation and whether the model collapsed.
-    """
+    """Trains, evaluates and predicts, as the flags say. Returns an Outcome."""
     task = make_task(args)
     labels = task.labels
+    if args.do_train and args.eval_steps:
+        check_main_metric(task, "--eval_steps")
     config = BertConfig.from_json_file(args.bert_config_file)
     weights = training.resolve_init_checkpoint(args, labels=labels)
     tokenizer = training.make_tokenizer(args, weights)
@@ -467,7 +511,7 @@ def train_and_evaluate(args, runtime):
     def make_batch(rows):
         label_ids = torch.from_numpy(np.array([row.label_id for row in rows]))
         labels = label_ids.float() if label_ids.is_floating_point() else label_ids
-        return model_inputs(rows, width), labels, torch.tensor([row.weight for row in rows])
+        return batch_inputs(rows, width), labels, torch.tensor([row.weight for row in rows])
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
@@ -476,67 +520,96 @@ def train_and_evaluate(args, runtime):
         if args.class_weights:
             weigh_classes(args, runtime, task, features)
             weight_of = attrgetter("weight")
-        fields = ("input_ids", "segment_ids", "label_id")
-        examples = TrainingExamples(features, fields, weight_of=weight_of)
-        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
+        examples = TrainingExamples(features, FIELDS, weight_of=weight_of)
+        evaluator = make_evaluator(args, runtime, task, model, sets, make_batch)
+        global_step = training.train(
+            args, runtime, model, examples, make_batch, compute_loss, evaluator
+        )
         kind = {"labels": labels, "problem_type": task.problem_type}
         checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
+        if not args.do_eval:
+            sets.pop("dev", None)
 
     os.makedirs(args.output_dir, exist_ok=True)
-    results, sections, collapsed = evaluate_and_predict(
-        args, runtime, task, model, sets, make_batch, global_step
-    )
-
-    if args.do_eval and runtime.is_main:
-        checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
+    outcome = evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_step)
+    if not runtime.is_main:
+        return outcome
+    if args.do_eval:
+        checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), outcome.results)
         for name, meaning in task.meanings.items():
             print(f"{name} is {meaning}")
-    if (args.do_train or args.do_eval) and runtime.is_main:
-        evaluated_in = runtime.precision if sections else None
-        results_shown = {
-            f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
-            for name, value in results.items()
-        }
-        report.write_report(args.output_dir, results_shown, sections, evaluated_in)
-    return results, collapsed
+    write_report(args, runtime, task, outcome)
+    return outcome
+
+
+@dataclass
+class Outcome:
+    """What came out of evaluation and prediction; empty on ranks other than 0."""
+
+    results: dict = field(default_factory=dict)  # what eval_results.txt holds
+    sections: list = field(default_factory=list)  # of the report
+    notes: dict = field(default_factory=dict)  # beside figures in the report
+    is_collapsed: bool = False  # onto one class
 
 
 def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_step):
-    """Evaluates on the dev sets and writes the predictions of the test sets, of those in `sets`.
-
-    Returns on the main rank the figures, the report's sections, and whether the model collapsed.
-    """
+    """Computes what `sets` ask for, and writes predictions. Returns an Outcome."""
     labels = task.labels
-    results = {}
-    sections = []
-    collapsed = False
+    outcome = Outcome()
     for name, (examples, features) in sets.items():
         kind, _, variant = name.partition("_")
+        file = task.files[name]
         batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
-        logits = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
-        if logits is None:
+        predicted = predict(runtime, model, features, batch_size, make_batch, name)
+        if predicted is None:
             continue
-        logits, label_ids = by_text(np.stack(logits), features)
+        logits, label_ids = predicted
+        texts = [(example.text_a, example.text_b) for example in examples]
         if kind == "test":
             server_file = task.server_files.get(name)
-            write_test_results(
+            written = write_test_results(
                 args.output_dir, logits, labels, variant, server_file, task.multi_label
+            )
+            title = f"Predictions for {file}"
+            outcome.sections.append(
+                report.predictions(labels, logits, texts, title, written, task.multi_label)
             )
             continue
 
         figures = evaluate(logits, label_ids, batch_size, task.metrics, global_step)
         suffix = f"_{variant}" if variant else ""
-        results |= {f"{key}{suffix}": value for key, value in figures.items()}
-        texts = [(example.text_a, example.text_b) for example in examples]
-        title = f"Evaluation on {task.files[name]}"
+        outcome.results |= {f"{key}{suffix}": value for key, value in figures.items()}
+        if labels and not task.multi_label:
+            outcome.notes[f"eval_accuracy{suffix}"] = report.majority(labels, label_ids)
+        # A processor of Google's style does not say where its examples stand.
+        places = [
+            f"{file}:{example.line}" if example.line else example.guid for example in examples
+        ]
+        title = f"Evaluation on {file}"
         if args.dev_fraction:
             title = f"Evaluation on {args.dev_fraction:g} of {task.files['train']}"
         section = report.multi_label if task.multi_label else report.classification
-        sections.append(section(labels, label_ids, logits, texts, title))
+        outcome.sections.append(section(labels, label_ids, logits, texts, title, places))
         if is_collapsed(logits, label_ids):
-            collapsed = True
+            outcome.is_collapsed = True
             print("warning: every example is given the same label; another --seed may do better")
-    return results, sections, collapsed
+    return outcome
+
+
+def write_report(args, runtime, task, outcome):
+    """Writes report.html."""
+    results = {
+        f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
+        for name, value in outcome.results.items()
+    }
+    report.write_report(
+        args.output_dir,
+        results,
+        outcome.sections,
+        runtime.precision if outcome.sections else None,
+        training.report_facts(runtime),
+        outcome.notes,
+    )
 
 
 # --- several seeds -------------------------------------------------------------------------------
@@ -548,7 +621,7 @@ def train_seeds(args, runtime):
     Each run is what `--seed N --output_dir …/seed-N` alone would be.
     """
     task = make_task(args)
-    check_seeds(task)
+    check_main_metric(task, "--seeds")
     # With --overwrite_output_dir all seeds are trained again once all have ended; until then the
     # same command, given again after a kill, spares those that have.
     runtime.keep_finished = not os.path.exists(os.path.join(args.output_dir, SEEDS_RESULTS))
@@ -560,7 +633,6 @@ def train_seeds(args, runtime):
         if args.overwrite_output_dir:
             checkpoint.clear_output_dir(args, runtime)
     runs = {}
-    collapsed_seeds = []
     for seed in args.seeds:
         own_args = copy.copy(args)
         own_args.seed = seed
@@ -570,18 +642,22 @@ def train_seeds(args, runtime):
             own_args.tensorboard = os.path.join(args.tensorboard, f"seed-{seed}")
         runtime.print(f"== seed {seed}: {own_args.output_dir}")
         torch.manual_seed(seed)  # as training.setup does: the new weights depend on it
-        runs[seed], collapsed = train_and_evaluate(own_args, runtime)
-        if collapsed:
-            collapsed_seeds.append(seed)
+        runs[seed] = train_and_evaluate(own_args, runtime)
     if not runtime.is_main:
         return
 
-    summary = summary_of(runs, collapsed_seeds, task.main_metric)
+    collapsed = [seed for seed, outcome in runs.items() if outcome.is_collapsed]
+    results = {seed: outcome.results for seed, outcome in runs.items()}
+    summary = summary_of(results, collapsed, task.main_metric)
     print_table(summary)
     with atomic_write(os.path.join(args.output_dir, SEEDS_RESULTS)) as file:
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
     copy_best(best, args.output_dir, files_of(task).keys() - {SEEDS_RESULTS})
+    logs = {seed: os.path.join(args.output_dir, f"seed-{seed}", LOG) for seed in runs}
+    outcome = runs[summary["best"]]
+    outcome.sections.insert(0, report.seeds(summary, logs))
+    write_report(args, runtime, task, outcome)
     del lock
 
 
@@ -599,18 +675,6 @@ def copy_best(folder, output_dir, names):
             target = os.path.join(output_dir, os.path.basename(path))
             with open(path, "rb") as source, atomic_write(target, "wb") as file:
                 shutil.copyfileobj(source, file)
-
-
-def check_seeds(task):
-    """Raises ValueError if the best of several seeds could not be determined."""
-    figures = list(task.metrics)
-    if task.labels and not task.multi_label:
-        figures.insert(0, "eval_accuracy")
-    if task.main_metric not in figures:
-        raise ValueError(
-            f"--seeds: the main_metric of {task.name} is {task.main_metric}, "
-            f"but there is only {', '.join(figures) or 'the loss'}"
-        )
 
 
 def summary_of(runs, collapsed_seeds, metric):

@@ -8,16 +8,21 @@ features, one computes the loss or the outputs of a batch.
 import atexit
 import contextlib
 import inspect
+import itertools
 import math
 import os
+import platform
 import re
 import signal
 import sys
 import threading
+import time
 import zlib
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +48,17 @@ from checkpoint import (
     take_from_folder,
 )
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import length_sorted_batches, num_train_steps, step_examples, token_batches
+from cuda_graphs import BUCKET, Capture, GraphedStep
+from data import (
+    length_sorted_batches,
+    num_train_steps,
+    prefetched,
+    step_examples,
+    token_batches,
+)
 from files import FolderLock
 from optimization import create_optimizer
+from padding import BatchBuffer, PackedInputs, map_batch, to_device
 from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
 from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
@@ -201,8 +214,8 @@ def print_resources(args, runtime, model) -> None:
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(f"{device_summary(runtime)}, {size:,} parameters")
     if args.do_train:
-        # Weights, gradients and Adam's two moments, each a float32.
-        state = 16 * size
+        # Weights, gradients, Adam's two moments and the best weights, each a float32.
+        state = (20 if getattr(args, "keep_best", False) else 16) * size
         parts = runtime.world_size * args.gradient_accumulation_steps
         rows = math.ceil(args.train_batch_size / parts)
         masked = getattr(args, "max_predictions_per_seq", 0)
@@ -251,6 +264,15 @@ def device_summary(runtime) -> str:
     return f"{device}, {threads}, {count(runtime.world_size, 'rank')}, {runtime.precision}"
 
 
+def report_facts(runtime) -> dict[str, str]:
+    """When and on what this process computes, as lines of its report."""
+    now = datetime.now(timezone.utc)
+    return {
+        "date": f"{now.day} {now:%B %Y, %H:%M} UTC",
+        "device": f"{platform.machine()}: {device_summary(runtime)}",
+    }
+
+
 def count(number, noun) -> str:
     """ "1 rank", "2 ranks" """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -289,8 +311,21 @@ def parallel(runtime, model):
             f"one process uses {num_gpus} GPUs; one process for each is faster: "
             f"torchrun --nproc_per_node={num_gpus} {' '.join(sys.argv)}"
         )
-        return torch.nn.DataParallel(AutocastForward(model, runtime))
+        return PaddedForward(torch.nn.DataParallel(AutocastForward(model, runtime)))
     return model
+
+
+class PaddedForward(torch.nn.Module):
+    """`module` with packed inputs padded, because DataParallel divides rows of [B, S] tensors."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs, **more):
+        if isinstance(inputs[0], PackedInputs):
+            inputs = inputs[0].padded()
+        return self.module(*inputs, **more)
 
 
 class AutocastForward(torch.nn.Module):
@@ -305,9 +340,9 @@ class AutocastForward(torch.nn.Module):
         self.module = module
         self.runtime = runtime
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **more):
         with self.runtime.autocast():
-            return self.module(*inputs)
+            return self.module(*inputs, **more)
 
 
 def sum_gradients(_, bucket):
@@ -479,65 +514,68 @@ class StepTotals(NamedTuple):
     weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
-    """Trains `model` in place, from the newest checkpoint on. Returns the number of steps.
+def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=None) -> int:
+    """Trains `model` in place, from the newest checkpoint on. Returns the step of its weights.
 
     `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
     batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
     step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
-    of the whole batch.
+    of the whole batch; make_batch is called in a thread, while the step before runs. `evaluator` is
+    an Evaluator, for a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
     optimizer = create_optimizer(model, args.learning_rate, steps, warmup, args.schedule)
     scale = LossScale(args.loss_scale) if args.fp16 else None
 
-    key = resume_key(args, examples.fingerprint)
-    start = resume(args, runtime, model, optimizer, scale, key, steps)
+    evaluator = evaluator or Evaluator(args)
+    key = resume_key(args, examples.fingerprint, evaluator.fingerprint)
+    done = start = resume(args, runtime, model, optimizer, scale, key, evaluator)
     replica = parallel(runtime, model)
     model.train()
+    train_step = make_train_step(args, runtime, replica, optimizer, scale, compute_loss)
+    if args.compile:
+        train_step = time_first_step(runtime, train_step)
+    prepare = partial(prepare_step, args, runtime, model, examples, make_batch)
+    batches = prefetched(prepare, range(start, steps))
 
+    log = Log(args, runtime, start, steps, evaluator.evaluated)
     with (
         StopSignals(args, runtime) as signals,
-        closing(Log(args, runtime, start, steps)) as log,
+        closing(log),
+        closing(batches),
         memory_advice(step_advice(args, runtime)),
     ):
+        if evaluator.is_due(start, steps):  # A signal came before it.
+            evaluator.evaluate(runtime, model, start, log)
         unread = []
         for step in range(start, steps):
-            indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
-            parts = own_parts(args, runtime, examples, indices)
-            totals = step_totals(runtime, examples, parts, len(indices))
-
-            loss = 0.0
-            for micro_step, rows in enumerate(parts):
-                torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-                with sync_on_last(replica, micro_step, parts):
-                    with runtime.autocast():
-                        part_loss = compute_loss(replica, make_batch(rows), totals)
-                    # Outside autocast, so that what ran in float32 goes backward in float32 too.
-                    backward(part_loss, scale)
-                loss += part_loss.detach()
-
+            if evaluator.out_of_patience:
+                break
             learning_rate = optimizer.get_lr()
-            optimizer_step(optimizer, scale)
+            loss = train_step(*next(batches))
 
             done = step + 1
             unread.append((done, loss, learning_rate))
-            due = done == steps or done % args.save_checkpoints_steps == 0
+            save = done == steps or done % args.save_checkpoints_steps == 0
+            evaluate = evaluator.is_due(done, steps)
             stop = False
-            if due or may_read_losses(runtime, done):
+            if save or evaluate or may_read_losses(runtime, done):
                 stop = read_losses(runtime, unread, log, signals)
-            if due or stop:
+            if evaluate and not stop:
+                evaluator.evaluate(runtime, model, done, log)
+            if save or stop or evaluator.out_of_patience:
                 log.flush()
-                save_checkpoint(args, runtime, model, optimizer, done, scale, key)
+                evaluation = evaluator.state_dict()
+                save_checkpoint(args, runtime, model, optimizer, done, scale, key, evaluation)
             if stop:
                 end_stopped_run(args, runtime, log, signals, done)
         if signals.received:  # during the last checkpoint
-            end_stopped_run(args, runtime, log, signals, steps)
+            end_stopped_run(args, runtime, log, signals, done)
 
     if scale:
         runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
-    return steps
+    return evaluator.finish(runtime, model, done, steps)
 
 
 def num_steps(args, examples) -> tuple[int, int]:
@@ -554,14 +592,14 @@ def num_steps(args, examples) -> tuple[int, int]:
     return steps, int(steps * args.warmup_proportion)
 
 
-def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
+def resume(args, runtime, model, optimizer, scale, key, evaluator) -> int:
     """Restores the newest checkpoint where there is one; returns how many steps are done.
 
     Raises ValueError if ranks would start from other weights, data or files.
     """
     if runtime.world_size > 1:
         runtime.require_equal("what it trains on", key)
-    state = resume_or_clear(args, runtime, key, steps)
+    state = resume_or_clear(args, runtime, key)
     if state is None:
         return 0
     if args.bf16 and args.overwrite_output_dir:  # else `follow_checkpoint_precision` has done it
@@ -574,7 +612,39 @@ def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
     optimizer.load_state_dict(state["optimizer"])
     if scale:
         scale.load_state_dict(state["scale"])
+    if state.get("evaluation"):  # Older checkpoints have none.
+        evaluator.load_state_dict(state["evaluation"])
     return state["step"]
+
+
+def prepare_step(args, runtime, model, examples, make_batch, step):
+    """What a step needs, made on the host: the seed of each part, a BatchBuffer of (parts, totals).
+
+    It depends on its arguments alone, so that it can be made ahead.
+    """
+    indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
+    parts = own_parts(args, runtime, examples, indices)
+    totals = own_totals(examples, parts, len(indices))
+    seeds = [dropout_seed(args.seed, step, number, runtime.rank) for number in range(len(parts))]
+    if runtime.device.type == "cuda":
+        torch.cuda.set_device(runtime.device)  # of this thread
+    return seeds, make_buffer(args, runtime, model, parts, totals, make_batch)
+
+
+def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
+    """The batches of all `parts` of a step, and its totals, as `make_train_step` takes them.
+
+    Raises ValueError for ids outside the model's tables.
+    """
+    with runtime.autocast():  # which decides how many rows a packed batch has
+        batches = tuple(make_batch(rows) for rows in parts)
+    if not why_no_graphs(args, runtime):
+        in_bucket = partial(PackedInputs.in_bucket, width=args.max_seq_length, multiple=BUCKET)
+        batches = map_batch(in_bucket, batches, PackedInputs)
+    prepared = BatchBuffer((batches, totals), runtime.device)
+    for packed in prepared.packed:  # before they lie where a look would wait
+        model.bert.check_ids(packed.input_ids, packed.token_type_ids)
+    return prepared
 
 
 def own_parts(args, runtime, examples, indices):
@@ -585,12 +655,85 @@ def own_parts(args, runtime, examples, indices):
     return [[examples[index] for index in part] for part in parts[first : first + accumulation]]
 
 
-def step_totals(runtime, examples, parts, num_examples) -> StepTotals:
-    """The StepTotals of a step of `num_examples`, of which this rank computes `parts`."""
+def own_totals(examples, parts, num_examples) -> StepTotals:
+    """The StepTotals of a step of `num_examples`; the weight is that of this rank's `parts`."""
     if examples.weight_of is None:
         return StepTotals(num_examples)
     weight = float(sum(examples.weight_of(row) for rows in parts for row in rows))
-    return StepTotals(num_examples, runtime.sum(torch.full((), weight, device=runtime.device)))
+    return StepTotals(num_examples, torch.tensor(weight))
+
+
+def sum_totals(runtime, totals) -> StepTotals:
+    """The StepTotals of all ranks, from this rank's."""
+    if totals.weight is None:
+        return totals
+    return totals._replace(weight=runtime.sum(to_device(totals.weight, runtime.device)))
+
+
+def make_train_step(args, runtime, replica, optimizer, scale, compute_loss):
+    """The function that does a step, of what `prepare_step` returns; it returns this rank's loss.
+
+    On a GPU it replays CUDA graphs, unless something in this run needs the host within a step.
+    """
+
+    def gradients(batch, totals):
+        """Forward and backward pass of one part of a step."""
+        with runtime.autocast():
+            loss = compute_loss(replica, batch, totals)
+        # Outside autocast, so that what ran in float32 goes backward in float32 too.
+        backward(loss, scale)
+        return loss.detach()
+
+    def eager_step(seeds, prepared):
+        parts, totals = prepared.load()
+        totals = sum_totals(runtime, totals)
+        loss = 0.0
+        for micro_step, (seed, batch) in enumerate(zip(seeds, parts)):
+            torch.manual_seed(seed)
+            with sync_on_last(replica, micro_step, parts):
+                loss += gradients(batch, totals)
+        optimizer_step(optimizer, scale)
+        return loss
+
+    reason = why_no_graphs(args, runtime)
+    if not reason:
+        capture = Capture(runtime.device)
+        return GraphedStep(gradients, optimizer, eager_step, capture, runtime.print)
+    if runtime.device.type == "cuda":
+        runtime.print(f"training without CUDA graphs, which is slower: {reason}")
+    return eager_step
+
+
+def time_first_step(runtime, train_step):
+    """`train_step`, which prints how long its first call takes: the layers are compiled in it."""
+    calls = itertools.count()
+
+    def timed_step(*step):
+        start = time.perf_counter()
+        loss = train_step(*step)
+        if next(calls) == 0:
+            seconds = time.perf_counter() - start
+            runtime.print(f"--compile: the first step took {seconds:.1f} s")
+        return loss
+
+    return timed_step
+
+
+def why_no_graphs(args, runtime) -> str:
+    """Why the steps of a run cannot be CUDA graphs, in words; "" if nothing speaks against them."""
+    if runtime.device.type != "cuda":
+        return "there is no GPU"
+    if not args.cuda_graphs:
+        return "--no_cuda_graphs"
+    if args.gradient_accumulation_steps > 1:
+        return "--gradient_accumulation_steps makes several parts of a step"
+    if args.fp16:
+        return "--fp16 decides on the host whether a step counts"
+    if runtime.world_size > 1:
+        return "several ranks exchange their gradients"
+    if torch.cuda.device_count() > 1:
+        return "one process uses several GPUs"
+    return ""
 
 
 def sync_on_last(replica, micro_step, parts):
@@ -658,6 +801,111 @@ class LossScale:
     def load_state_dict(self, state: dict) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+# --- evaluation during training ------------------------------------------------------------------
+
+
+class Evaluator:
+    """Evaluates a model every --eval_steps, and does what --keep_best and --patience ask for.
+
+    figures_of()     {name: figure} of the model as it is, on rank 0; every rank calls it
+    metric           the name of the figure by which weights are the best
+    fingerprint      a checksum of the examples that are evaluated
+    lower_is_better  whether the lowest `metric` is the best, not the highest
+
+    Of equal figures the first is the best one; a figure that is not finite never is. Evaluation
+    changes nothing that training computes, since every part of a step seeds its own dropout.
+    """
+
+    STATE = ("evaluated", "best_step", "best_figure", "best_weights", "num_since_best")
+
+    def __init__(self, args, figures_of=None, metric="", fingerprint=None, lower_is_better=False):
+        self.eval_steps = getattr(args, "eval_steps", None)
+        self.keep_best = getattr(args, "keep_best", False)
+        self.patience = getattr(args, "patience", None)
+        self.figures_of = figures_of
+        self.metric = metric
+        self.fingerprint = fingerprint
+        self.lower_is_better = lower_is_better
+        self.evaluated = 0  # the last step after which there was an evaluation
+        self.best_step = 0
+        self.best_figure = None
+        self.best_weights = None  # with --keep_best, on the CPU
+        self.num_since_best = 0  # evaluations
+
+    def is_due(self, done, steps) -> bool:
+        """Whether to evaluate after `done` of `steps`."""
+        if self.figures_of is None or done <= self.evaluated:
+            return False
+        return done == steps or done % self.eval_steps == 0
+
+    def evaluate(self, runtime, model, done, log) -> None:
+        """Evaluates and logs; keeps the weights if they are the best. Every rank must call it."""
+        # Rank 0 decides for all, so that all stop after the same step with the same weights.
+        figures = runtime.gather(self.figures_of())[0]
+        model.train()
+        figures = {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in figures.items()
+            if name not in ("global_step", "loss")  # Google's; the log has others of these names
+        }
+        figure = figures[self.metric]
+        self.evaluated = done
+        self.num_since_best += 1
+        is_best = self.is_better(figure)
+        if is_best:
+            self.best_step = done
+            self.best_figure = figure
+            self.num_since_best = 0
+            if self.keep_best:
+                self.copy_weights(model)
+        log.add_evaluation(done, figures, self.metric, "; the best so far" if is_best else "")
+
+    def copy_weights(self, model) -> None:
+        """Keeps a copy of the model's weights, in the memory of the last copy."""
+        tensors = model.state_dict()
+        if self.best_weights is None:
+            self.best_weights = {n: torch.empty_like(t, device="cpu") for n, t in tensors.items()}
+        for name, tensor in tensors.items():
+            self.best_weights[name].copy_(tensor)
+
+    def is_better(self, figure) -> bool:
+        """Whether the figure is better than the best one so far."""
+        if not math.isfinite(figure) or self.best_figure is None:
+            return math.isfinite(figure)
+        return figure < self.best_figure if self.lower_is_better else figure > self.best_figure
+
+    @property
+    def out_of_patience(self) -> bool:
+        return bool(self.patience) and self.num_since_best >= self.patience
+
+    def finish(self, runtime, model, done, steps) -> int:
+        """Loads the best weights, if they are to be kept; returns the step of the weights."""
+        best = ""
+        if self.best_step:
+            best = f"{self.metric} {self.best_figure:.6g} after step {self.best_step}"
+        if done < steps:
+            found = f"no better figure than {best}" if best else f"no finite {self.metric}"
+            runtime.print(
+                f"stopped early after step {done} of {steps}: {found} in "
+                f"{count(self.num_since_best, 'evaluation')}"
+            )
+        if not self.keep_best:
+            return done
+        if self.best_weights is None:
+            runtime.print(f"no evaluation gave a finite {self.metric}: the last weights are kept")
+            return done
+        model.load_state_dict(self.best_weights)
+        runtime.print(f"the best weights are kept: {best}")
+        return self.best_step
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in self.STATE:
+            setattr(self, name, state[name])
 
 
 # --- watching and stopping a run -----------------------------------------------------------------

@@ -1,5 +1,8 @@
 """data.py: pairs, padding, the order of examples, batches."""
 
+import threading
+import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +18,7 @@ from data import (
     model_inputs,
     num_train_steps,
     pad_rows,
+    prefetched,
     step_examples,
     token_batches,
     truncate_seq_pair,
@@ -257,3 +261,51 @@ def test_the_mean_of_windows():
     found = mean_of_windows(logits, [1, 2, 1])
     assert found.dtype == np.float32
     assert found.tolist() == [[1, 2], [4, 2], logits[3].tolist()]  # of one window: its own bits
+
+
+# --- made ahead in a thread ----------------------------------------------------------------------
+
+
+def threads():
+    return set(threading.enumerate())
+
+
+def test_prefetched_results_come_in_order_and_from_another_thread():
+    before, seen = threads(), []
+    with closing(prefetched(lambda n: (n, threading.current_thread()), range(7))) as results:
+        for number, (value, thread) in enumerate(results):
+            seen.append(value)
+            assert value == number and thread not in before
+    assert seen == [*range(7)] and threads() == before
+
+
+def test_prefetching_goes_on_while_its_result_is_used_but_not_far():
+    started, ahead = [], threading.Event()
+
+    def function(number):
+        started.append(number)
+        if number == 1:
+            ahead.set()
+        return number
+
+    with closing(prefetched(function, range(100))) as results:
+        assert next(results) == 0
+        assert ahead.wait(10)
+        time.sleep(0.05)
+        assert len(started) <= 3
+    assert len(started) <= 4  # the thread ends with its consumer
+
+
+def test_an_exception_comes_where_its_result_would():
+    before, error = threads(), ValueError("row 3 is damaged")
+
+    def function(number):
+        if number == 3:
+            raise error
+        return number
+
+    seen = []
+    with pytest.raises(ValueError) as caught:
+        for value in prefetched(function, range(9)):
+            seen.append(value)
+    assert caught.value is error and seen == [0, 1, 2] and threads() == before

@@ -235,8 +235,9 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 # What a resumed run must have in common with the run that was stopped, beside the content of its
 # files and the training examples.
 DECIDE = {
-    "bf16", "do_lower_case", "fp16", "learning_rate", "loss_scale", "max_seq_length",
-    "never_split", "schedule", "seed", "strip_accents", "train_batch_size",
+    "bf16", "do_lower_case", "fp16", "keep_best", "learning_rate", "loss_scale",
+    "max_seq_length", "max_train_examples", "never_split", "patience", "schedule", "seed",
+    "strip_accents", "train_batch_size",
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
@@ -260,10 +261,21 @@ def test_flags_that_a_resumed_run_must_repeat(script):
         "run_pretraining": ["--input_file=i"],
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
-    assert checkpoint.resume_key(args, 0).keys() == {
+    key = checkpoint.resume_key(args, 0).keys()
+    assert key == {
         *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "content of --vocab_file",
         "content of --init_checkpoint", "training examples",
     }  # fmt: skip
+    # With --keep_best or --patience what is evaluated, and when, decides the result too.
+    evaluation = {
+        "run_classifier": {"eval_batch_size"},
+        "run_squad": {"n_best_size", "max_answer_length", "null_score_diff_threshold"},
+        "run_pretraining": {"eval_batch_size", "max_eval_steps"},
+    }[script] | {"eval_steps", "max_eval_examples", "examples to evaluate"}
+    for name, value in (("keep_best", True), ("patience", 3)):
+        setattr(args, name, value)
+        assert checkpoint.resume_key(args, 0, 0).keys() - key == evaluation
+        setattr(args, name, None)
     # One flag's name stands for it in all scripts that train.
     for flag in declared(script):
         assert flag.may_differ == (flag.name in flags.MAY_DIFFER)

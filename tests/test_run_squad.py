@@ -148,6 +148,9 @@ def test_without_answers_there_are_no_figures(trained, task, squad, tmp_path, ca
     answers = json.loads((tmp_path / "predictions.json").read_text("utf-8"))
     assert answers.pop("blank") == ""
     assert answers == json.loads((trained / "predictions.json").read_text("utf-8"))
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert f"{len(answers) + 1} questions" in page.text and "gold" not in page.text
+    assert all(qa["question"] in page.text for qa in questions(squad / "dev-v1.1.json"))
 
 
 def test_answers_at_the_wrong_place_are_counted_shown_and_skipped(task, squad, tmp_path, call):

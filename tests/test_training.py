@@ -32,7 +32,7 @@ import modeling
 import run_classifier
 import run_squad
 import training
-from data import model_inputs
+from data import packed_inputs
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
 from training import LossScale, Runtime, StepTotals, own_parts
@@ -576,14 +576,14 @@ def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
         if is_squad:
             targets = [torch.tensor([getattr(row, f"{end}_position") for row in rows])
                        for end in ("start", "end")]  # fmt: skip
-        return model_inputs(rows), targets
+        return packed_inputs(rows), targets
 
     found = []
     for replicated in (False, True):
         torch.manual_seed(0)
         model = model_class(config)
         optimizer = create_optimizer(model, 1e-3, 10, 1)
-        replicas = Replicas(model, devices) if replicated else model
+        replicas = training.PaddedForward(Replicas(model, devices)) if replicated else model
         loss = driver.compute_loss(replicas, batch(), StepTotals(len(rows)))
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -630,7 +630,7 @@ def test_several_gpus_in_one_process_are_told_of_torchrun(monkeypatch, capsys):
     monkeypatch.setattr(torch.nn, "DataParallel", lambda module: module)
     monkeypatch.setattr("sys.argv", ["run_squad.py", "--do_train"])
     runtime, model = Runtime(torch.device("cuda")), torch.nn.Linear(1, 1)
-    assert training.parallel(runtime, model).module is model
+    assert training.parallel(runtime, model).module.module is model
     assert capsys.readouterr().out == (
         "one process uses 2 GPUs; one process for each is faster: "
         "torchrun --nproc_per_node=2 run_squad.py --do_train\n"

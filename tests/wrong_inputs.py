@@ -37,6 +37,7 @@ def write_data(folder, mrpc):
         "no_label": [*good[:2], good[2][1:], *good[3:]],
         "swapped": [b"\t".join(line.split(b"\t")[::-1]) for line in good],
         "mac": [b"\r".join(good)],
+        "no_dev": good,
         "no_train": None,
     }
     for name, lines in wrong.items():

@@ -139,6 +139,12 @@ class Folder:
         return "regression" if task == "classification" and is_regression else task
 
     @property
+    def problem_type(self) -> str | None:
+        """What transformers calls the kind of a classifier; None where no file says it."""
+        kind = self.run.get("problem_type", self.configuration.get("problem_type"))
+        return kind if isinstance(kind, str) else None
+
+    @property
     def labels(self) -> list[str] | None:
         """The names of the classes in the order of the outputs; [] for a regression.
 
@@ -147,9 +153,14 @@ class Folder:
         if isinstance(self.run.get("labels"), list):
             return [str(label) for label in self.run["labels"]]
         names = self.configuration.get("id2label")
+        numbers = self.configuration.get("label2id")
+        if names is None and isinstance(numbers, dict):
+            names = {number: name for name, number in numbers.items()}
+        if isinstance(names, list):
+            names = dict(enumerate(names))
         try:
             names = {int(number): str(name) for number, name in names.items()}
-        except (AttributeError, ValueError):
+        except (AttributeError, ValueError, TypeError):
             return None
         if sorted(names) != list(range(len(names))):
             return None
@@ -383,8 +394,8 @@ def refuse_contradictions(args, start: Folder) -> None:
         for token, number in load_vocab(start.vocab_file).items():
             if tokens.get(number, token) != token and not token.startswith("[unused"):
                 raise ValueError(
-                    f"{given}:{number + 1} is {tokens[number]!r}, but in {start.vocab_file} beside "
-                    f"the weights it is {token!r}"
+                    f"{given}:{number + 1} is {tokens[number][:40]!r}, but in {start.vocab_file} "
+                    f"beside the weights it is {token!r}"
                 )
 
 
@@ -517,10 +528,11 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
     labels = metadata.get("labels")
     if labels is not None:
         names = list(labels) or ["LABEL_0"]  # a regression has one output
+        kind = "single_label_classification" if labels else "regression"
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": "single_label_classification" if labels else "regression",
+            "problem_type": metadata.get("problem_type", kind),
         }
     return {
         TRANSFORMERS_CONFIG: values,

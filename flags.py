@@ -53,6 +53,29 @@ MEANINGLESS = (
 )  # fmt: skip
 
 
+# For an unknown flag's message: names on the command lines of other BERTs -> flags here. Names that
+# share words with a flag's own name, such as --warmup, are found without this table.
+OTHER_NAMES = {
+    "lr": "learning_rate", "batch_size": "train_batch_size", "batch": "train_batch_size",
+    "bs": "train_batch_size", "epochs": "num_train_steps", "num_epochs": "num_train_steps",
+    "grad_accum": "gradient_accumulation_steps", "max_len": "max_seq_length",
+    "bert_model": "init_checkpoint", "model": "init_checkpoint", "weights": "init_checkpoint",
+    "model_name_or_path": "init_checkpoint", "tokenizer_name": "vocab_file",
+    "config_name": "bert_config_file",
+    "per_gpu_train_batch_size": "train_batch_size",
+    "per_device_train_batch_size": "train_batch_size",
+    "per_gpu_eval_batch_size": "eval_batch_size", "per_device_eval_batch_size": "eval_batch_size",
+    "warmup_steps": "warmup_proportion", "lr_scheduler_type": "schedule",
+    "save_total_limit": "keep_checkpoints", "do_eval": "do_predict", "do_test": "do_predict",
+    "validation_file": "predict_file", "dev_file": "predict_file", "data_dir": "input_file",
+    "train_file": "input_file", "cpu": "no_cuda", "use_cpu": "no_cuda", "no_gpu": "no_cuda",
+    "cased": "no_do_lower_case", "uncased": "do_lower_case", "resume": "output_dir",
+    "resume_from_checkpoint": "output_dir",
+}  # fmt: skip
+# Words in the names of flags that alone do not say which one is meant.
+VAGUE_WORDS = {"do", "no", "num", "max", "file", "dir", "name", "steps", "size", "per"}
+
+
 @dataclass(frozen=True)
 class Range:
     """The numbers that a flag allows. NaN is in no range, nor is infinity."""
@@ -60,15 +83,16 @@ class Range:
     least: float
     most: float = float("inf")
     above: bool = False  # `least` itself is not allowed
+    below: bool = False  # `most` itself is not allowed
 
     def __contains__(self, value: float) -> bool:
-        if self.above and value == self.least:
+        if (self.above and value == self.least) or (self.below and value == self.most):
             return False
         return self.least <= value <= self.most and value != float("inf")
 
     def __str__(self) -> str:
         if self.above:
-            return f"above {self.least}"
+            return f"above {self.least}" + (f" and below {self.most}" if self.below else "")
         if self.most == float("inf"):
             return f"{self.least} or more"
         return f"{self.least} to {self.most}"
@@ -122,10 +146,21 @@ class Flag:
             raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
-        if self.must_exist and value and not os.path.exists(value):
-            raise FileNotFoundError(f"{self.spelling} {value} does not exist")
+        if self.must_exist and value:
+            self.check_input(value)
         if self.must_be_writable and value:
             check_output_dir(value, self.name)
+
+    def check_input(self, path: str) -> None:
+        """Raises OSError where no file, or no folder, can be read at `path`."""
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{self.spelling} {path} does not exist")
+        if self.metavar == "FILE" and os.path.isdir(path):
+            raise IsADirectoryError(f"{self.spelling} {path} is a folder: give a file in it")
+        if self.metavar == "FOLDER" and not os.path.isdir(path):
+            raise NotADirectoryError(f"{self.spelling} {path} is a file: give its folder")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"{self.spelling} {path} may not be read by this user")
 
 
 # Heading in --help -> its flags.
@@ -148,7 +183,7 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
+            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's files",
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -283,6 +318,13 @@ FLAGS = {
             allowed=AT_LEAST_1, google="128", port="128",
         ),
         Flag(
+            "doc_stride", (CLASSIFIER,), int, None,
+            "divide longer texts into windows of --max_seq_length that begin this number of "
+            "WordPieces apart: each is trained on, and the mean of their logits is the text's; "
+            "without this flag longer texts are cut, as Google does",
+            allowed=AT_LEAST_1,
+        ),
+        Flag(
             "max_query_length", (SQUAD,), int, 64,
             "questions are cut to this number of WordPieces",
             allowed=AT_LEAST_0, google="64", port="64",
@@ -365,30 +407,44 @@ FLAGS = {
         Flag(
             "labels", (CLASSIFIER,), str, None,
             "names of the classes as they appear in the label column, as in no,yes; names with "
-            'commas as a JSON list, as in \'["no, never","yes"]\'',
+            'commas as a JSON list, as in \'["no, never","yes"]\'; none for a regression, whose '
+            "labels are numbers (default: those of the training file, sorted)",
             metavar="NAME,NAME,…",
         ),
         Flag(
             "text_columns", (CLASSIFIER, PREDICT), str, None,
             {
-                CLASSIFIER: "column of the text, or the two columns of a pair, as in 0,1; columns "
-                "are counted from 0",
+                CLASSIFIER: "column of the text, or the two columns of a pair, by name or by "
+                "number from 0, as in premise,hypothesis or 0,1",
                 PREDICT: "column of the text, or the two columns of a pair, by name or by number "
                 "from 0; needed where they have no usual names, as text or sentence1 and sentence2",
             },
             metavar="NAME[,NAME]",
         ),
         Flag(
-            "label_column", (CLASSIFIER,), int, None,
-            "column of the label; test.tsv may lack it if it is the last one",
-            allowed=AT_LEAST_0,
+            "label_column", (CLASSIFIER,), str, None,
+            "column of the label, by name or by number from 0; the test file may lack it, if by "
+            "number it is the last one",
+            metavar="NAME",
+        ),
+        Flag(
+            "multi_label", (CLASSIFIER,), bool, False,
+            "an example may have several labels, separated by | in the label column (in a .jsonl "
+            "also a list), or none; each label is a decision of its own",
+        ),
+        Flag(
+            "dev_fraction", (CLASSIFIER,), float, None,
+            "without a dev file: the share of the training file that is evaluated on and not "
+            "trained on, chosen by --seed, of each label alike",
+            allowed=Range(0, 1, above=True, below=True),
         ),
         Flag(
             "header", (CLASSIFIER, PREDICT), str, "auto",
             {
-                CLASSIFIER: "whether the files begin with a header: true, false or auto. auto: "
-                "train.tsv and dev.tsv do if the label column of their first row is not a label "
-                "(a near miss stops the run), and test.tsv if it begins as they do",
+                CLASSIFIER: "whether the .tsv and .csv files begin with a header: true, false or "
+                "auto. auto: all do if a column is given by name; else train and dev do if the "
+                "label column of their first row is not a label (a near miss stops the run), and "
+                "test if it begins as they do",
                 PREDICT: "whether a .tsv or .csv file begins with a header: true, false or auto. "
                 "auto: it does if --text_columns are names, or if usual names are in its first row",
             },
@@ -580,6 +636,13 @@ FLAGS = {
             allowed=ABOVE_0, google="5e-5", port="5e-5",
         ),
         Flag(
+            "class_weights", (CLASSIFIER,), str, None,
+            "weight of each label's examples in the loss, which is their weighted mean: balanced "
+            "(n / (k * count), of n examples with k labels), or a number for each label, in the "
+            "order of the labels",
+            metavar="balanced|N,N,…",
+        ),
+        Flag(
             "schedule", TRAINING, str, "warmup_linear",
             "how the learning rate continues after warm-up: warmup_linear (falls to 0), "
             "warmup_constant or warmup_cosine",
@@ -643,6 +706,12 @@ FLAGS = {
             "compile", TRAINING, bool, False,
             "compile the layers with torch.compile, which takes about a minute at the start (GPU "
             "only)",
+            may_differ=True,
+        ),
+        Flag(
+            "cuda_graphs", TRAINING, bool, True,
+            "on one GPU, capture a training step as a CUDA graph for each number of tokens, "
+            "rounded up to 128, and replay it",
             may_differ=True,
         ),
         Flag(
@@ -818,20 +887,37 @@ class Parser(argparse.ArgumentParser):
         if not names:
             return f"{rest[0]!r} does not belong to a flag"
 
+        close = {name: self._suggestion(name) for name in names}
+        if len(names) == 1:
+            hint = f"did you mean {close[names[0]]}?" if close[names[0]] else "see --help"
+            return f"unknown flag {names[0]}: {hint}"
+        hinted = [
+            f"{name} (did you mean {found}?)" if found else name for name, found in close.items()
+        ]
+        return f"unknown flags {', '.join(hinted)}"
+
+    def _suggestion(self, given):
+        """The flag that a user may have meant by the unknown one, or None.
+
+        That is the one of OTHER_NAMES, or the most like among those that have all words of what was
+        given, as --num_train_epochs has that of --epochs, or among those of like spelling.
+        """
         known = [
             option
             for action in self._actions
             for option in action.option_strings
             if action.dest not in MEANINGLESS
         ]
-        close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in names}
-        if len(names) == 1:
-            hint = f"did you mean {close[names[0]][0]}?" if close[names[0]] else "see --help"
-            return f"unknown flag {names[0]}: {hint}"
-        hinted = [
-            f"{name} (did you mean {found[0]}?)" if found else name for name, found in close.items()
-        ]
-        return f"unknown flags {', '.join(hinted)}"
+        name = given.lstrip("-").replace("-", "_").lower()
+        other = f"--{OTHER_NAMES.get(name)}"
+        if other in known:
+            return other
+        words = set(name.split("_"))
+        if words - VAGUE_WORDS:
+            meant = [option for option in known if words <= set(option[2:].split("_"))]
+            if meant:
+                return difflib.get_close_matches(f"--{name}", meant, 1, 0)[0]
+        return next(iter(difflib.get_close_matches(f"--{name}", known, 1, 0.75)), None)
 
     def error(self, message):
         """Raises argparse's own complaints as ValueError, in this module's words."""
@@ -899,6 +985,7 @@ def run(function: Callable, *arguments):
         os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
         sys.exit(2)
     except KeyboardInterrupt:
+        os.write(2, f"\n{script}: interrupted\n".encode())
         sys.exit(130)
 
 

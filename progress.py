@@ -1,9 +1,12 @@
 """What a training run shows and keeps of its steps: progress bar, JSON-lines log, TensorBoard."""
 
+import argparse
 import json
 import math
 import os
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -11,7 +14,7 @@ from tqdm import tqdm
 from files import LOG
 
 
-def summary_writer():
+def summary_writer() -> type:
     """The class that writes TensorBoard's files. Raises ValueError if the package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +23,85 @@ def summary_writer():
             "--tensorboard needs the package tensorboard: pip install tensorboard"
         ) from None
     return SummaryWriter
+
+
+class Bar:
+    """Shows on stderr how much of `total` is done: a bar on a terminal, else a line now and then.
+
+    `unit` is what is counted. A context manager with tqdm's methods; `quiet` shows nothing.
+    """
+
+    SECONDS_BETWEEN_LINES = 30
+    # What matters comes first: a narrow terminal cuts off the end.
+    FORMAT = "{desc}{n_fmt}/{total_fmt}, {remaining} left{postfix} |{bar}| {elapsed}"
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        title: str | None = None,
+        initial: int = 0,
+        quiet: bool = False,
+    ):
+        self.unit = unit
+        self.title = f"{title}: " if title else ""
+        self.done = self.initial = self.written = initial
+        self.total = total
+        self.figures = {}
+        self.started = self.shown = time.monotonic()
+        self.lines = not (quiet or sys.stderr.isatty())
+        self.bar = tqdm(
+            total=total, initial=initial, desc=self.title, unit=unit, disable=quiet or self.lines,
+            bar_format=self.FORMAT, ncols=columns(), mininterval=0.5,
+        )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def set_postfix(self, figures: dict[str, str], refresh: bool = True) -> None:
+        """Shows the figures, {name: text}, beside the count."""
+        self.figures = figures
+        self.bar.set_postfix(figures, refresh=refresh)
+
+    def update(self, number: int) -> None:
+        """Counts `number` more."""
+        self.done += number
+        self.bar.ncols = columns()
+        self.bar.update(number)
+        if self.lines and time.monotonic() - self.shown >= self.SECONDS_BETWEEN_LINES:
+            self._write_line()
+
+    def write(self, line: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(line)
+
+    def _write_line(self):
+        self.shown = time.monotonic()
+        self.written = self.done
+        parts = [f"{self.title}{self.unit} {self.done:,} of {self.total:,}"]
+        if self.initial < self.done < self.total:
+            seconds = (self.shown - self.started) / (self.done - self.initial)
+            parts.append(f"{duration(seconds * (self.total - self.done))} left")
+        parts += [f"{name}={text}" for name, text in self.figures.items()]
+        print(", ".join(parts), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Shows the last count, unless it took too short to be of interest."""
+        if self.done > self.written and self.lines and (self.figures or self.shown > self.started):
+            self._write_line()
+        self.bar.close()
+
+
+def columns() -> int:
+    """The width of the terminal that shows stderr, without the last column; $COLUMNS wins."""
+    try:
+        width = int(os.environ.get("COLUMNS") or os.get_terminal_size(2).columns)
+    except (ValueError, OSError):
+        width = 0
+    return (width or 80) - 1
 
 
 class Log:
@@ -32,7 +114,9 @@ class Log:
 
     STEPS_BEFORE_ETA = 5
 
-    def __init__(self, args, runtime, start, steps, evaluated=0):
+    def __init__(
+        self, args: argparse.Namespace, runtime, start: int, steps: int, evaluated: int = 0
+    ):
         self.batch_size = args.train_batch_size
         self.is_main = runtime.is_main
         self.start = start
@@ -43,10 +127,7 @@ class Log:
         self.postfix = {}  # what the bar shows
         self.file = None
         self.events = None
-        self.bar = tqdm(
-            total=steps, initial=start, unit="step", disable=not self.is_main,
-            dynamic_ncols=True, mininterval=0.5,
-        )  # fmt: skip
+        self.bar = Bar(steps, "step", initial=start, quiet=not self.is_main)
         if self.is_main:
             path = os.path.join(args.output_dir, LOG)
             self.file = open(path, "ab", buffering=0)
@@ -56,7 +137,9 @@ class Log:
                 # TensorBoard then hides what earlier event files hold of these steps.
                 self.events = summary_writer()(args.tensorboard, purge_step=start + 1)
 
-    def add(self, steps, losses, learning_rates):
+    def add(
+        self, steps: Sequence[int], losses: Sequence[float], learning_rates: Sequence[float]
+    ) -> None:
         """Logs steps (counted from 1) that have been computed since the last call."""
         now = time.monotonic()
         examples_per_second = len(steps) * self.batch_size / max(now - self.last_added, 1e-9)
@@ -128,12 +211,12 @@ class Log:
                 f"{duration(seconds * remaining)}"
             )
 
-    def flush(self):
+    def flush(self) -> None:
         """Puts everything that was added on the disk."""
         if self.events:
             self.events.flush()
 
-    def close(self):
+    def close(self) -> None:
         self.bar.close()
         for file in (self.file, self.events):
             if file:

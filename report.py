@@ -354,12 +354,17 @@ def classification(
             picture = _matrix(title, labels, counts)
         picture += _classes(title, labels, counts)
 
-    wrong.sort(key=itemgetter(0), reverse=True)
-    items = [_example(*example) for _, *example in wrong]
     if dots:
         summary = f"{len(texts)} examples, the largest error first"
     else:
         summary = f"{len(wrong)} of {len(texts)} examples are wrong, the most confident first"
+    return _mistakes(title, picture, summary, wrong)
+
+
+def _mistakes(title, picture, summary, wrong):
+    """A section with a picture and the wrong examples, each (how wrong, verdict, place, texts)."""
+    wrong = sorted(wrong, key=itemgetter(0), reverse=True)
+    items = [_example(*example) for _, *example in wrong]
     rest = items[MAX_EXAMPLES:]
     return _section(
         title,
@@ -397,16 +402,22 @@ def predictions(
     texts: Sequence[tuple[str, str | None]],
     title: str,
     file: str,
+    multi_label: bool = False,
 ) -> str:
     """A section with what was predicted for a file without labels, in its order.
 
-    Arguments as those of `classification`; `file` is the one with all predictions.
+    Arguments as those of `classification`; `file` is the one with all predictions. With
+    `multi_label` an example may have several labels.
     """
     numbers = Counter()
     items = ""
     for index, (row, pair) in enumerate(zip(map(list, logits), texts, strict=True)):
         verdict = f"{row[0]:.3f}"
-        if labels:
+        if multi_label:
+            chosen = [label for label, logit in zip(labels, row) if logit > 0]
+            numbers.update(chosen or ["no label"])
+            verdict = _named(labels, [logit > 0 for logit in row])
+        elif labels:
             label = labels[row.index(max(row))]
             numbers[label] += 1
             verdict = f"{label} ({_share(row):.1%})"
@@ -424,25 +435,29 @@ def predictions(
 
 
 def _classes(title, labels, counts):
-    """Precision, recall and F1 of each class as a table; "–" where one is not defined."""
-
-    def share(part, whole):
-        return f"{part / whole:.1%}" if whole else "–"
-
+    """The table of figures of each class, from {(label, prediction): number}."""
     truths = Counter()
     guesses = Counter()
     for (label, guess), number in counts.items():
         truths[label] += number
         guesses[guess] += number
+    rows = [(counts[n, n], guesses[n], truths[n]) for n in range(len(labels))]
+    return _figures_of_classes(title, labels, rows)
+
+
+def _figures_of_classes(title, labels, rows):
+    """Precision, recall and F1 of each class as a table; "–" where one is not defined.
+
+    `rows` has for each class how often it was predicted rightly, how often at all, and how many
+    examples have it.
+    """
+
+    def share(part, whole):
+        return f"{part / whole:.1%}" if whole else "–"
+
     body = ""
-    for label, name in enumerate(labels):
-        right = counts[label, label]
-        cells = [
-            share(right, guesses[label]),
-            share(right, truths[label]),
-            share(2 * right, guesses[label] + truths[label]),
-            truths[label],
-        ]
+    for name, (right, guessed, true) in zip(labels, rows, strict=True):
+        cells = (share(right, guessed), share(right, true), share(2 * right, guessed + true), true)
         body += f'<tr><th scope="row">{escape(name)}</th>'
         body += "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
     columns = ("class", "precision", "recall", "F1", "examples")
@@ -457,6 +472,44 @@ def _scrolled(name, kind, caption, columns, body):
         f'<table class="{kind}"><caption>{escape(caption)}</caption>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
+
+
+def multi_label(
+    labels: Sequence[str],
+    label_ids: Sequence[Sequence[float]],
+    logits: Sequence[Sequence[float]],
+    texts: Sequence[tuple[str, str | None]],
+    title: str = "Evaluation",
+    places: Sequence[str] | None = None,
+) -> str:
+    """A section for examples with several labels: figures of each label, and all wrong examples.
+
+    As `classification`, but `label_ids` are [n, labels] of 1 and 0. First come the examples in
+    which the decision on a label is wrong with the highest confidence.
+    """
+    counts = [[0, 0, 0] for _ in labels]  # rightly predicted, predicted, true
+    wrong = []  # (how wrong, for sorting; what was predicted; place; texts)
+    places = places or [""] * len(texts)
+    for truth, row, pair, place in zip(label_ids, map(list, logits), texts, places, strict=True):
+        guesses = [logit > 0 for logit in row]
+        mistakes = [abs(x) for x, guess, true in zip(row, guesses, truth) if guess != bool(true)]
+        for count, guess, true in zip(counts, guesses, truth):
+            count[0] += bool(guess and true)
+            count[1] += bool(guess)
+            count[2] += bool(true)
+        if mistakes:
+            verdict = f"{_named(labels, guesses)} instead of {_named(labels, truth)}"
+            wrong.append((max(mistakes), verdict, place, pair))
+
+    picture = _figures_of_classes(title, labels, counts)
+    summary = f"{len(wrong)} of {len(texts)} examples are wrong, the most confident first"
+    return _mistakes(title, picture, summary, wrong)
+
+
+def _named(labels, chosen):
+    """The chosen labels in words."""
+    names = [f"“{label}”" for label, is_chosen in zip(labels, chosen) if is_chosen]
+    return ", ".join(names) or "no label"
 
 
 def _matrix(title, labels, counts):

@@ -35,6 +35,7 @@ def parse_args(argv: list[str] | None = None):
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ import torch
 import checkpoint
 import report
 import training
-from data import model_inputs, pad_rows
+from data import packed_inputs, pad_rows
 from files import EVAL_RESULTS, find_input_files
 from instances import Instances, checked_row, open_instances
 from modeling import BertConfig, BertForPreTraining, classification_loss, masked_lm_loss
@@ -93,13 +94,16 @@ def check_instances(args, file, config):
         checked_row(file, index, config.vocab_size)
 
 
-def make_batch(rows):
-    """(model inputs, masked positions, ids and weights [B, M], next-sentence labels [B])"""
-    positions = pad_rows([row.masked_lm_positions for row in rows])
-    ids = pad_rows([row.masked_lm_ids for row in rows])
-    weights = pad_rows([row.masked_lm_weights for row in rows])
+def make_batch(rows, width=0):
+    """(model inputs, masked positions, ids and weights [B, M], next-sentence labels [B])
+
+    M is the most masked positions of a row, or `width` if that is more.
+    """
+    positions = pad_rows([row.masked_lm_positions for row in rows], width)
+    ids = pad_rows([row.masked_lm_ids for row in rows], width)
+    weights = pad_rows([row.masked_lm_weights for row in rows], width)
     labels = torch.tensor([int(row.next_sentence_labels[0]) for row in rows])
-    return model_inputs(rows), positions, ids, weights, labels
+    return packed_inputs(rows), positions, ids, weights, labels
 
 
 # --- loss and figures ----------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def make_batch(rows):
 def compute_loss(model, batch, totals):
     """A batch's share of its step's loss: a mean over masked words plus one over sentences."""
     inputs, positions, ids, weights, labels = batch
-    scores, next_scores = model(*inputs, positions)
+    scores, next_scores = model(*inputs, masked_lm_positions=positions)
     next_loss = classification_loss(next_scores, labels).sum() / totals.examples
     return masked_lm_loss(scores, ids, weights, totals.weight) + next_loss
 
@@ -119,7 +123,7 @@ def score_instances(model, batch):
     The last line of a row belongs to the next sentence.
     """
     inputs, positions, ids, weights, labels = batch
-    scores, next_scores = model(*inputs, positions)
+    scores, next_scores = model(*inputs, masked_lm_positions=positions)
     scored = []
     for logits, truth in ((scores, ids), (next_scores[:, None], labels[:, None])):
         logits = logits.float()
@@ -192,14 +196,15 @@ def execute(args) -> None:
     if args.do_train:
         epochs = args.num_train_steps * args.train_batch_size / len(instances)
         runtime.print(f"training reads {len(instances):,} instances {epochs:.2f} times")
+        # CUDA graphs need the same number of masked positions in each step.
+        width = args.max_predictions_per_seq if runtime.device.type == "cuda" else 0
+        make = partial(make_batch, width=width)
         evaluator = None
         if args.eval_steps:
             evaluator = training.Evaluator(
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
-        global_step = training.train(
-            args, runtime, model, instances, make_batch, compute_loss, evaluator
-        )
+        global_step = training.train(args, runtime, model, instances, make, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)

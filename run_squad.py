@@ -50,6 +50,7 @@ ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 import json
 import re
 import zlib
+from itertools import repeat
 
 import torch
 
@@ -57,7 +58,7 @@ import checkpoint
 import report
 import squad_metrics
 import training
-from data import TrainingExamples, model_inputs
+from data import TrainingExamples, batch_inputs
 from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS, Tally
 from modeling import BertConfig, BertForQuestionAnswering, span_loss
 from predict import converse
@@ -194,9 +195,7 @@ def predict(args, runtime, model, features, make_batch, title):
     def logits_of(model, batch):
         inputs, _ = batch
         start_logits, end_logits = model(*inputs)
-        lengths = inputs[2].sum(dim=1).tolist()
-        if args.compute_padding:
-            lengths = [args.max_seq_length] * len(lengths)
+        lengths = repeat(args.max_seq_length) if args.compute_padding else inputs[0].seqlens
         pairs = torch.stack([start_logits, end_logits], dim=1).float().cpu().numpy()  # [B, 2, S]
         return [pair[:, :length] for pair, length in zip(pairs, lengths)]
 
@@ -361,7 +360,7 @@ def execute(args) -> None:
         # Without a target, as in prediction, the position is None.
         starts = torch.tensor([row.start_position or 0 for row in rows])
         ends = torch.tensor([row.end_position or 0 for row in rows])
-        return model_inputs(rows, width), (starts, ends)
+        return batch_inputs(rows, width), (starts, ends)
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:

@@ -4,7 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, model_flags, run
+from helpers import ROOT, SAMPLES, model_flags, run
 
 import checkpoint
 import convert_pytorch_checkpoint_to_tf
@@ -31,7 +31,9 @@ NEEDED = [f"--vocab_file={__file__}", f"--bert_config_file={__file__}", "--outpu
 
 
 def parse(*argv):
-    return run_classifier.parse_args(["--task_name=MRPC", f"--data_dir={ROOT}", *NEEDED, *argv])
+    return run_classifier.parse_args(
+        ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}", *NEEDED, *argv]
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,9 @@ DECIDE = {
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
-        "compute_padding", "header", "label_column", "labels", "language", "num_train_epochs",
-        "task_name", "text_columns", "warmup_proportion",
+        "class_weights", "compute_padding", "dev_fraction", "doc_stride", "header", "label_column",
+        "labels", "language", "multi_label", "num_train_epochs", "task_name", "text_columns",
+        "warmup_proportion",
     },
     "run_squad": {
         "align_answers", "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",
@@ -253,7 +256,7 @@ DECIDE_IN = {
 @pytest.mark.parametrize("script", DECIDE_IN)
 def test_flags_that_a_resumed_run_must_repeat(script):
     more = {
-        "run_classifier": ["--task_name=MRPC", f"--data_dir={ROOT}"],
+        "run_classifier": ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}"],
         "run_squad": [f"--train_file={__file__}"],
         "run_pretraining": ["--input_file=i"],
     }

@@ -581,13 +581,14 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
         outcome.results |= {f"{key}{suffix}": value for key, value in figures.items()}
         if labels and not task.multi_label:
             outcome.notes[f"eval_accuracy{suffix}"] = report.majority(labels, label_ids)
+        title = f"Evaluation on {file}"
+        if args.dev_fraction:
+            file = task.files["train"]
+            title = f"Evaluation on {args.dev_fraction:g} of {file}"
         # A processor of Google's style does not say where its examples stand.
         places = [
             f"{file}:{example.line}" if example.line else example.guid for example in examples
         ]
-        title = f"Evaluation on {file}"
-        if args.dev_fraction:
-            title = f"Evaluation on {args.dev_fraction:g} of {task.files['train']}"
         section = report.multi_label if task.multi_label else report.classification
         outcome.sections.append(section(labels, label_ids, logits, texts, title, places))
         if is_collapsed(logits, label_ids):

@@ -47,6 +47,44 @@ def join_pair(
     return np.array(ids, np.int32), segments
 
 
+def windows_of_pair(
+    ids_a: Sequence[int], ids_b: Sequence[int], max_seq_length: int, doc_stride: int
+) -> tuple[list[tuple[Sequence[int], Sequence[int]]], int]:
+    """The pairs through which a text or pair that is too long is read; and how many ids are lost.
+
+    The windows, `doc_stride` apart, are over the longer text, or over B if both are equally long.
+    Each holds the other text too, of which at most half of the positions keep the beginning. As in
+    run_squad.py of google-research/bert, windows that would leave a gap follow one another.
+    """
+    room = max_seq_length - (3 if ids_b else 2)
+    if len(ids_a) + len(ids_b) <= room:
+        return [(ids_a, ids_b)], 0
+    first_is_longer = len(ids_a) > len(ids_b)
+    longer, other = (ids_a, ids_b) if first_is_longer else (ids_b, ids_a)
+    kept = other[: room // 2]
+    size = room - len(kept)
+
+    windows = []
+    start = 0
+    while True:
+        window = longer[start : start + size]
+        windows.append((window, kept) if first_is_longer else (kept, window))
+        if start + size >= len(longer):
+            return windows, len(other) - len(kept)
+        start += min(size, doc_stride)
+
+
+def mean_of_windows(logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The mean logits of each text, [texts, labels], of which counts[n] windows follow one another.
+
+    The sums are in float64.
+    """
+    counts = np.asarray(counts)
+    starts = np.cumsum(counts) - counts
+    sums = np.add.reduceat(logits.astype(np.float64), starts, axis=0)
+    return (sums / counts[:, None]).astype(logits.dtype)
+
+
 def pad_rows(rows: Sequence[np.ndarray], width: int = 0) -> torch.Tensor:
     """B rows of different lengths, padded with 0 to the longest, or to `width` if that is more.
 
@@ -149,20 +187,24 @@ class TrainingExamples:
     weight_of     None, or a function of a feature: its weight in a loss that is a weighted mean
     """
 
-    weight_of = None
-
-    def __init__(self, features, fields, num_examples=None):
+    def __init__(self, features, fields, num_examples=None, weight_of=None):
         self.features = features
+        self.weight_of = weight_of
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]
-        self.fingerprint = 0
-        for feature in features:
-            for field in fields:
-                values = np.asarray(getattr(feature, field)).tobytes()
-                self.fingerprint = zlib.crc32(values, self.fingerprint)
+        self.fingerprint = checksum_of(features, fields)
 
     def __getitem__(self, index):
         return self.features[index]
+
+
+def checksum_of(features: Sequence, fields: Sequence[str]) -> int:
+    """A checksum of the named fields of all features."""
+    checksum = 0
+    for feature in features:
+        for field in fields:
+            checksum = zlib.crc32(np.asarray(getattr(feature, field)).tobytes(), checksum)
+    return checksum
 
 
 @lru_cache(maxsize=4)

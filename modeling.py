@@ -781,7 +781,7 @@ class BertModel(nn.Module):
         model's positions.
         """
         packed = isinstance(input_ids, PackedInputs)
-        if not packed and input_ids.dim() != 2:
+        if not packed and (input_ids.dim() != 2 or not input_ids.shape[1]):
             raise ValueError(f"input_ids has the shape {list(input_ids.shape)}: give [B, S]")
         width = input_ids.shape[1]
         if width > self.config.max_position_embeddings:
@@ -994,6 +994,8 @@ class BertForSequenceClassification(nn.Module):
 
     def __init__(self, config, num_labels=2):
         super().__init__()
+        if num_labels < 1:
+            raise ValueError(f"num_labels is {num_labels}, but a classifier has 1 output or more")
         self.num_labels = num_labels
         self.bert = BertModel(config)
         self.dropout_prob = config.hidden_dropout_prob
@@ -1011,7 +1013,8 @@ class BertForSequenceClassification(nn.Module):
     ):
         """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits).
 
-        With one label the task is a regression, and the loss the squared error.
+        With one label the task is a regression, and the loss the squared error. Where an example
+        may have several labels, they are [B, num_labels] of 0 and 1.
         """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding, rows=unpadding.cls_rows())
@@ -1073,11 +1076,19 @@ def check_shape(name, values, wanted):
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each example: [B, classes], [B] -> [B]; with one output its squared error.
 
-    Raises ValueError for another shape of the labels.
+    With labels [B, classes] of 0 and 1, of which an example may have several, it is the mean of
+    every label's binary cross-entropy. Raises ValueError for another shape of the labels.
     """
-    check_shape("labels", labels, logits.shape[:1])
+    several = labels.shape == logits.shape and logits.shape[1] > 1
+    if not several:
+        check_shape("labels", labels, logits.shape[:1])
     labels = to_device(labels, logits.device)
     logits = at_least_float32(logits)
+    if several:
+        losses = F.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), reduction="none"
+        )
+        return losses.mean(dim=1)
     if logits.shape[1] == 1:
         return (logits[:, 0] - labels) ** 2
     return F.cross_entropy(logits, labels, reduction="none")

@@ -26,6 +26,8 @@ def parse_args(argv: list[str] | None = None):
             f"--num_warmup_steps is {args.num_warmup_steps}, but must be 0 to --num_train_steps, "
             f"which is {args.num_train_steps}"
         )
+    if args.do_train and args.eval_steps and not args.eval_file:
+        raise ValueError("--eval_steps needs --eval_file: instances that are not trained on")
     return args
 
 
@@ -52,13 +54,15 @@ ROWS_CHECKED = 100  # of each file before training: ids of another vocabulary sh
 # --- data ----------------------------------------------------------------------------------------
 
 
-def open_input(args, runtime, config):
-    """The Instances of --input_file, once they are known to fit the flags and the model.
+def open_input(args, runtime, config, flag):
+    """The Instances of --input_file or --eval_file, once they fit the flags and the model.
 
-    Each rank opens its share of the files, and the ranks exchange how long each file is. Raises
-    ValueError if a file was made for other flags or another model, or if there are no instances.
+    `flag` is the name of one of the two. Each rank opens its share of the files, and the ranks
+    exchange how long each file is. Raises ValueError if a file was made for other flags or another
+    model, or if there are no instances.
     """
-    paths = find_input_files(args.input_file)
+    patterns = args.eval_file if flag == "eval_file" else args.input_file
+    paths = find_input_files(patterns, flag)
     sizes = torch.zeros(2, len(paths), dtype=torch.int64)
     for number in range(runtime.rank, len(paths), runtime.world_size):
         file = open_instances(paths[number])
@@ -66,14 +70,9 @@ def open_input(args, runtime, config):
         sizes[:, number] = torch.tensor([len(file), file.checksum])
     rows, checksums = runtime.sum(sizes.to(runtime.device)).tolist()
     if not sum(rows):
-        raise ValueError(f"--input_file {args.input_file} contains no instances")
-
+        raise ValueError(f"--{flag} {patterns} contains no instances")
     instances = Instances(paths, rows, checksums, config.vocab_size)
-    summary = f"{len(instances):,} instances in {len(paths)} files"
-    if args.do_train:
-        epochs = args.num_train_steps * args.train_batch_size / len(instances)
-        summary += f", which training reads {epochs:.2f} times"
-    runtime.print(summary)
+    runtime.print(f"{flag}: {len(instances):,} instances in {len(paths)} files")
     return instances
 
 
@@ -154,6 +153,22 @@ def evaluate(scored, batch_size, num_batches, global_step):
     }
 
 
+def evaluation(args, runtime, model, instances):
+    """A function that returns the figures on the first rows, on rank 0 alone."""
+
+    def figures_of(global_step=0):
+        number = min(len(instances), args.max_eval_steps * args.eval_batch_size)
+        rows = [instances[index] for index in range(number)]
+        scored = training.predict(
+            runtime, model, rows, args.eval_batch_size, make_batch, score_instances, "eval"
+        )
+        if scored is None:
+            return None
+        return evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
+
+    return figures_of
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -164,7 +179,10 @@ def execute(args) -> None:
     weights = training.resolve_init_checkpoint(args)
     vocab = args.vocab_file and training.make_tokenizer(args, weights).vocab
     flags.check_model(config, vocab, args)
-    instances = open_input(args, runtime, config)
+    instances = open_input(args, runtime, config, "input_file")
+    to_evaluate = open_input(args, runtime, config, "eval_file") if args.eval_file else instances
+    to_evaluate = to_evaluate.first(args.max_eval_examples)
+    instances = instances.first(args.max_train_examples)
 
     model = BertForPreTraining(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
@@ -173,11 +191,20 @@ def execute(args) -> None:
     training.print_resources(args, runtime, model)
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
+    if args.do_eval or (args.do_train and args.eval_steps):
+        figures_of = evaluation(args, runtime, model, to_evaluate)
     if args.do_train:
+        epochs = args.num_train_steps * args.train_batch_size / len(instances)
+        runtime.print(f"training reads {len(instances):,} instances {epochs:.2f} times")
         # CUDA graphs need the same number of masked positions in each step.
         width = args.max_predictions_per_seq if runtime.device.type == "cuda" else 0
         make = partial(make_batch, width=width)
-        global_step = training.train(args, runtime, model, instances, make, compute_loss)
+        evaluator = None
+        if args.eval_steps:
+            evaluator = training.Evaluator(
+                args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
+            )
+        global_step = training.train(args, runtime, model, instances, make, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
@@ -185,17 +212,13 @@ def execute(args) -> None:
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}
     if args.do_eval:
-        number = min(len(instances), args.max_eval_steps * args.eval_batch_size)
-        rows = [instances[index] for index in range(number)]
-        scored = training.predict(
-            runtime, model, rows, args.eval_batch_size, make_batch, score_instances, "eval"
-        )
+        results = figures_of(global_step)
         if runtime.is_main:
-            results = evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
             checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
         evaluated_in = runtime.precision if results else None
-        report.write_report(args.output_dir, results, evaluated_in=evaluated_in)
+        facts = training.report_facts(runtime)
+        report.write_report(args.output_dir, results, (), evaluated_in, facts)
     runtime.barrier()
 
 

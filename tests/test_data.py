@@ -14,6 +14,7 @@ from data import (
     epoch_order,
     join_pair,
     length_sorted_batches,
+    mean_of_windows,
     model_inputs,
     num_train_steps,
     pad_rows,
@@ -21,6 +22,7 @@ from data import (
     step_examples,
     token_batches,
     truncate_seq_pair,
+    windows_of_pair,
 )
 from run_classifier import MrpcProcessor, convert_examples_to_features
 from tokenization import FullTokenizer
@@ -232,6 +234,33 @@ def test_token_batches_hold_their_budget(budget):
         if following is not None:  # there was no room for one more
             assert lengths[batch].sum() + lengths[following[0]] > budget
     assert token_batches([], budget) == []
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(5, 30), st.integers(1, 40))
+def test_windows_cover_a_text_that_is_too_long(a, b, limit, stride):
+    ids_a, ids_b = [*range(a)], [*range(100, 100 + b)]
+    windows, num_lost = windows_of_pair(ids_a, ids_b, limit, stride)
+    room = limit - (3 if b else 2)
+    assert all(len(part_a) + len(part_b) <= room for part_a, part_b in windows)
+    if a + b <= room:
+        assert windows == [(ids_a, ids_b)] and num_lost == 0
+        return
+    which = 0 if a > b else 1
+    longer, other = [(ids_a, ids_b), (ids_b, ids_a)][which]
+    assert {window[1 - which] == other[: room // 2] for window in windows} == {True}
+    assert num_lost == max(0, len(other) - room // 2)
+    starts = [window[which][0] - longer[0] for window in windows]
+    size = room - len(other[: room // 2])
+    assert starts == [number * min(stride, size) for number in range(len(windows))]
+    assert sorted({piece for window in windows for piece in window[which]}) == longer
+    assert len(windows) == 1 or starts[-2] + size < len(longer), "the last window adds nothing"
+
+
+def test_the_mean_of_windows():
+    logits = np.array([[1, 2], [3, 5], [5, -1], [0.1, 0.7]], np.float32)
+    found = mean_of_windows(logits, [1, 2, 1])
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1, 2], [4, 2], logits[3].tolist()]  # of one window: its own bits
 
 
 # --- made ahead in a thread ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from helpers import (
     results,
     roundings,
     run,
+    run_ranks,
     start,
 )
 from instance_rows import random_rows, write_tfrecord
@@ -249,8 +250,7 @@ def test_ranks_over_eight_shards(
     """Every instance is read once an epoch, by one rank; losses and weights are as of one."""
     script = tmp_path / "reader.py"
     script.write_text(READER, "utf-8")
-    run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks, script, tmp_path,
-        *exact_command).ok()  # fmt: skip
+    run_ranks(ranks, script, tmp_path, *exact_command).ok()
     wanted = [step_examples(SIZES, BATCH, step, 42) for step in range(STEPS)]
     for accumulation in (1, 2):
         out = tmp_path / str(accumulation)

@@ -190,8 +190,8 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(refuse_at):
 def test_padded_batches_run_eagerly():
     run = Run()
     prepared = run.prepared(0)[1]
-    ((packed,), labels), totals = prepared.batch[0][0], prepared.batch[1]
-    run.step([1], BatchBuffer((((packed.padded(), labels),), totals), CPU))
+    (((packed,), *targets),), totals = prepared.batch
+    run.step([1], BatchBuffer((((packed.padded(), *targets),), totals), CPU))
     assert run.lines == ["training without CUDA graphs, which is slower: the batches are padded"]
 
 

@@ -299,9 +299,9 @@ def test_interactive_is_for_one_process(trained, task, monkeypatch, call):
 def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, monkeypatch):
     seen = {}
 
-    def tokenizer(vocab_file, do_lower_case, strip_accents, never_split):
+    def tokenizer(vocab_file, do_lower_case, strip_accents, *more):
         seen["tokenizer"] = strip_accents
-        return FullTokenizer(vocab_file, do_lower_case, strip_accents, never_split)
+        return FullTokenizer(vocab_file, do_lower_case, strip_accents, *more)
 
     def write_predictions(*args, **options):
         seen["answers"] = options["strip_accents"]
@@ -426,7 +426,14 @@ def test_placeholder_answers(trained, task, squad, tmp_path, call):
     assert results(tmp_path / "some")["total"] == str(len(qas) - 1)
     assert len(json.loads((tmp_path / "some" / "predictions.json").read_text())) == len(qas)
 
-    for qa in qas:
+    # An empty list is no answer either.
+    qas[0]["answers"] = []
+    path.write_text(json.dumps(dataset))
+    outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'empty'}").ok()
+    assert f"in their context: 1 of {len(qas)}; EM and F1 leave them out" in outcome.out
+    assert results(tmp_path / "empty")["total"] == str(len(qas) - 1)
+
+    for qa in qas[1:]:
         qa["answers"] = fake
     path.write_text(json.dumps(dataset))
     outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'none'}").ok()

@@ -103,10 +103,7 @@ def write_tfrecord(
     lengths |= {name: max_predictions_per_seq for name in FEATURES if name.startswith("masked")}
     with atomic_write(path, "wb") as file:
         for numbers in encoded:
-            row = _features_of(numbers)
-            data = _serialized(
-                {name: np.pad(row[name], (0, lengths[name] - len(row[name]))) for name in FEATURES}
-            )
+            data = _serialized(_features_of(numbers), lengths)
             size = len(data).to_bytes(8, "little")
             file.write(size + _masked_crc(size) + data + _masked_crc(data))
 
@@ -359,14 +356,17 @@ def _masked_crc(data):
     return ((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _serialized(features):
-    """The bytes of a tf.train.Example with these features; see `_example`."""
+def _serialized(features, lengths):
+    """The bytes of a tf.train.Example with these features, padded with 0; see `_example`."""
     entries = b""
     for name, values in features.items():
+        padding = lengths[name] - len(values)
         if values.dtype == np.float32:
-            feature = _field(2, _field(1, values.astype("<f4").tobytes()))
+            packed = values.astype("<f4").tobytes() + bytes(4 * padding)
+            feature = _field(2, _field(1, packed))
         else:
-            feature = _field(3, _field(1, b"".join(map(_varint, values.tolist()))))
+            packed = b"".join(map(_varint, values.tolist())) + bytes(padding)
+            feature = _field(3, _field(1, packed))
         entries += _field(1, _field(1, name.encode()) + _field(2, feature))
     return _field(1, entries)
 

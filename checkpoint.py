@@ -35,7 +35,7 @@ from files import (
     atomic_write,
     read_json,
 )
-from flags import MAY_DIFFER
+from flags import DECIDES_BEST, MAY_DIFFER
 from tf_checkpoint import find_prefix
 from tokenization import AddedToken, load_vocab
 from vocabulary import TokenizerFiles, read_tokenizer_files, tokenizer_config, vocab_content
@@ -123,6 +123,12 @@ class Folder:
         return "regression" if task == "classification" and is_regression else task
 
     @property
+    def problem_type(self) -> str | None:
+        """What transformers calls the kind of a classifier; None where no file says it."""
+        kind = self.run.get("problem_type", self.configuration.get("problem_type"))
+        return kind if isinstance(kind, str) else None
+
+    @property
     def labels(self) -> list[str] | None:
         """The names of the classes in the order of the outputs; [] for a regression.
 
@@ -131,9 +137,14 @@ class Folder:
         if isinstance(self.run.get("labels"), list):
             return [str(label) for label in self.run["labels"]]
         names = self.configuration.get("id2label")
+        numbers = self.configuration.get("label2id")
+        if names is None and isinstance(numbers, dict):
+            names = {number: name for name, number in numbers.items()}
+        if isinstance(names, list):
+            names = dict(enumerate(names))
         try:
             names = {int(number): str(name) for number, name in names.items()}
-        except (AttributeError, ValueError):
+        except (AttributeError, ValueError, TypeError):
             return None
         if sorted(names) != list(range(len(names))):
             return None
@@ -344,8 +355,8 @@ def refuse_contradictions(args, start: Folder) -> None:
         for token, number in load_vocab(start.vocab_file).items():
             if tokens.get(number, token) != token and not token.startswith("[unused"):
                 raise ValueError(
-                    f"{given}:{number + 1} is {tokens[number]!r}, but in {start.vocab_file} beside "
-                    f"the weights it is {token!r}"
+                    f"{given}:{number + 1} is {tokens[number][:40]!r}, but in {start.vocab_file} "
+                    f"beside the weights it is {token!r}"
                 )
 
 
@@ -451,10 +462,11 @@ def transformers_config(model, config, metadata) -> dict:
     labels = metadata.get("labels")
     if labels is not None:
         names = list(labels) or ["LABEL_0"]  # a regression has one output
+        kind = "single_label_classification" if labels else "regression"
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": "single_label_classification" if labels else "regression",
+            "problem_type": metadata.get("problem_type", kind),
         }
     return values
 
@@ -514,14 +526,17 @@ def read_tensors(path: str):
 START = "content of --init_checkpoint"  # in a resume key
 
 
-def resume_key(args, config, fingerprint) -> dict[str, str]:
+def resume_key(args, config, fingerprint, evaluated=None) -> dict[str, str]:
     """Everything that decides the result of training, as text: a resumed run must have the same.
 
-    `fingerprint` is a checksum of the training examples. Of files the content counts, not the path,
-    and of the configuration what it means; the content of --init_checkpoint is left out if it is
-    gone, since a resumed run does not read it.
+    `fingerprint` is a checksum of the training examples, `evaluated` of those that --keep_best and
+    --patience evaluate. Of files the content counts, not the path, and of the configuration what it
+    means; the content of --init_checkpoint is left out if it is gone, since a resumed run does not
+    read it.
     """
-    values = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
+    chooses = getattr(args, "keep_best", False) or getattr(args, "patience", None)
+    may_differ = MAY_DIFFER - DECIDES_BEST if chooses else MAY_DIFFER
+    values = {name: value for name, value in vars(args).items() if name not in may_differ}
     init = values.pop("init_checkpoint")
     del values["bert_config_file"]
     values["meaning of --bert_config_file"] = zlib.crc32(config.to_json_string().encode())
@@ -533,6 +548,8 @@ def resume_key(args, config, fingerprint) -> dict[str, str]:
     elif checksum := _checksum_of_weights(init):
         values[START] = checksum
     values["training examples"] = fingerprint
+    if chooses:
+        values["examples to evaluate"] = evaluated
     return {name: str(value) for name, value in values.items()}
 
 
@@ -565,6 +582,8 @@ def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
         if name == START and value == "None" and not args.overwrite_output_dir:
             continue
         was = saved.get(name)
+        if was is None and name in DECIDES_BEST:
+            continue  # It decided nothing in that run: --keep_best or --patience is new.
         if was is None:
             try:
                 was = str(flags.default_value(args, name))
@@ -678,16 +697,16 @@ def read_resume_state(folder: Folder, runtime):
     return None, None
 
 
-def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
+def resume_or_clear(args, runtime, key: dict[str, str]):
     """The state in the newest undamaged checkpoint of this run, or None where it starts anew.
 
     `key` is completed by what only the checkpoint knows: the content of a start that is gone.
 
-    `steps` is the number of the run's last step. With --overwrite_output_dir a run of this very
-    command that has not ended is resumed; what any other run left is removed. Locks the folder
-    against other processes. Raises ValueError if the checkpoints belong to a run with another
-    resume key, if all are damaged, if --output_dir holds weights that no run of this script
-    trained, if another process trains there, or if ranks see different states.
+    With --overwrite_output_dir a run of this very command that has not ended is resumed; what any
+    other run left is removed. Locks the folder against other processes. Raises ValueError if the
+    checkpoints belong to a run with another resume key, if all are damaged, if --output_dir holds
+    weights that no run of this script trained, if another process trains there, or if ranks see
+    different states.
     """
     runtime.lock = None  # of an earlier seed's folder
     if runtime.is_main and os.path.isdir(args.output_dir):
@@ -699,8 +718,7 @@ def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
 
     clear = False
     if args.overwrite_output_dir:
-        ended = state and state["step"] >= steps and folder.is_finished
-        if not state or changed or (ended and not runtime.keep_finished):
+        if not state or changed or (folder.is_finished and not runtime.keep_finished):
             state = None
             clear = True
     elif changed:
@@ -732,10 +750,11 @@ def resume_or_clear(args, runtime, key: dict[str, str], steps: int):
     return state
 
 
-def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
+def save_checkpoint(args, runtime, model, optimizer, step, scale, key, evaluation=None) -> None:
     """Writes checkpoint-`step`.pt and removes the oldest beyond --keep_checkpoints.
 
-    Raises OSError, or ValueError if a weight is not finite; the checkpoints there are then kept.
+    `evaluation` is the state of the run's Evaluator, with its best weights. Raises OSError, or
+    ValueError if a weight is not finite; the checkpoints there are then kept.
     """
     if not runtime.is_main:
         return
@@ -745,6 +764,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, key) -> None:
         "optimizer": optimizer.state_dict(),
         "scale": scale.state_dict() if scale else None,
         "precision": runtime.precision,
+        "evaluation": evaluation,
         "decisive": key,  # the resume key, under its first name, so that old checkpoints resume
     }
     for name, tensor in state["model"].items():

@@ -74,7 +74,15 @@ def convert_pytorch_checkpoint_to_tf(
 def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Convert PyTorch weights of BERT to a TensorFlow checkpoint."
-    return flags.Parser("convert_pytorch_checkpoint_to_tf", description, EXAMPLE).parse_args(argv)
+    args = flags.Parser("convert_pytorch_checkpoint_to_tf", description, EXAMPLE).parse_args(argv)
+    prefix = args.tf_checkpoint_path
+    if not os.path.basename(prefix) or os.path.isdir(prefix):
+        raise ValueError(
+            f"--tf_checkpoint_path {prefix} is a folder: give the prefix of the files to write, as "
+            f"in {os.path.join(prefix, 'bert_model.ckpt')}"
+        )
+    flags.check_output_dir(os.path.dirname(prefix) or ".", "tf_checkpoint_path")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:

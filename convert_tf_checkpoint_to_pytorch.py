@@ -245,7 +245,11 @@ def print_summary(
 def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Convert a TensorFlow checkpoint of BERT to PyTorch weights."
-    return flags.Parser("convert_tf_checkpoint_to_pytorch", description, EXAMPLE).parse_args(argv)
+    args = flags.Parser("convert_tf_checkpoint_to_pytorch", description, EXAMPLE).parse_args(argv)
+    path = args.pytorch_dump_path
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    flags.check_output_dir(folder, "pytorch_dump_path")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:

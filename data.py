@@ -1,14 +1,19 @@
 """Sentence pairs, the order of examples, batches.
 
-Features are kept without padding; a batch is padded to its longest row when it is made.
+Features are kept without padding; a batch is packed, or padded to its longest row, when it is made.
 """
 
+import queue
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 import torch
+
+from padding import PackedInputs, num_spare_rows
 
 
 def truncate_seq_pair(tokens_a: list, tokens_b: list, max_num_tokens: int) -> None:
@@ -42,6 +47,44 @@ def join_pair(
     return np.array(ids, np.int32), segments
 
 
+def windows_of_pair(
+    ids_a: Sequence[int], ids_b: Sequence[int], max_seq_length: int, doc_stride: int
+) -> tuple[list[tuple[Sequence[int], Sequence[int]]], int]:
+    """The pairs through which a text or pair that is too long is read; and how many ids are lost.
+
+    The windows, `doc_stride` apart, are over the longer text, or over B if both are equally long.
+    Each holds the other text too, of which at most half of the positions keep the beginning. As in
+    run_squad.py of google-research/bert, windows that would leave a gap follow one another.
+    """
+    room = max_seq_length - (3 if ids_b else 2)
+    if len(ids_a) + len(ids_b) <= room:
+        return [(ids_a, ids_b)], 0
+    first_is_longer = len(ids_a) > len(ids_b)
+    longer, other = (ids_a, ids_b) if first_is_longer else (ids_b, ids_a)
+    kept = other[: room // 2]
+    size = room - len(kept)
+
+    windows = []
+    start = 0
+    while True:
+        window = longer[start : start + size]
+        windows.append((window, kept) if first_is_longer else (kept, window))
+        if start + size >= len(longer):
+            return windows, len(other) - len(kept)
+        start += min(size, doc_stride)
+
+
+def mean_of_windows(logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The mean logits of each text, [texts, labels], of which counts[n] windows follow one another.
+
+    The sums are in float64.
+    """
+    counts = np.asarray(counts)
+    starts = np.cumsum(counts) - counts
+    sums = np.add.reduceat(logits.astype(np.float64), starts, axis=0)
+    return (sums / counts[:, None]).astype(logits.dtype)
+
+
 def pad_rows(rows: Sequence[np.ndarray], width: int = 0) -> torch.Tensor:
     """B rows of different lengths, padded with 0 to the longest, or to `width` if that is more.
 
@@ -67,6 +110,68 @@ def model_inputs(
     )
 
 
+def packed_inputs(features: Sequence) -> tuple[PackedInputs]:
+    """The input of every model for B features, one after another without padding.
+
+    A tuple, as of `model_inputs`, so that both are handed to a model as `model(*inputs)`.
+    """
+    lengths = np.array([len(feature.input_ids) for feature in features])
+    ends = np.append(0, lengths.cumsum())
+    width = int(lengths.max())
+    sequences = np.repeat(np.arange(len(features)), lengths)  # of each row
+    positions = np.arange(ends[-1]) - ends[sequences]
+    ids = np.concatenate([feature.input_ids for feature in features])
+    types = np.concatenate([feature.segment_ids for feature in features])
+    arrays = (ids, types, positions, sequences * width + positions)
+    packed = PackedInputs(
+        *(torch.from_numpy(array.astype(np.int64)) for array in arrays),
+        cu_seqlens=torch.from_numpy(ends.astype(np.int32)),
+        shape=(len(features), width),
+        max_seqlen=width,
+    )
+    spare_rows = num_spare_rows(len(ids))
+    return (packed.with_spare_rows(spare_rows) if spare_rows else packed,)
+
+
+def batch_inputs(features: Sequence, width: int = 0) -> tuple:
+    """`packed_inputs`, or with a `width` the `model_inputs` padded to it."""
+    return model_inputs(features, width) if width else packed_inputs(features)
+
+
+def prefetched(function: Callable, arguments: Sequence) -> Iterator:
+    """Yields function(argument) for each of `arguments`; a thread computes the next ones meanwhile.
+
+    At most two are ready. An exception of `function` is raised here, where its result would come.
+    Close the iterator to end the thread.
+    """
+    results = queue.Queue(maxsize=1)
+    closed = threading.Event()
+
+    def work():
+        for argument in arguments:
+            if closed.is_set():
+                return
+            try:
+                result = function(argument), None
+            except BaseException as error:
+                result = None, error
+            results.put(result)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for _ in arguments:
+            value, error = results.get()
+            if error is not None:
+                raise error
+            yield value
+    finally:
+        closed.set()
+        with suppress(queue.Empty):
+            results.get_nowait()  # The thread may be waiting for room.
+        thread.join()
+
+
 def num_train_steps(num_examples: int, batch_size: int, num_epochs: float) -> int:
     """The number of whole batches in all epochs together, as Google counts it."""
     return int(num_examples / batch_size * num_epochs)
@@ -82,20 +187,24 @@ class TrainingExamples:
     weight_of     None, or a function of a feature: its weight in a loss that is a weighted mean
     """
 
-    weight_of = None
-
-    def __init__(self, features, fields, num_examples=None):
+    def __init__(self, features, fields, num_examples=None, weight_of=None):
         self.features = features
+        self.weight_of = weight_of
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]
-        self.fingerprint = 0
-        for feature in features:
-            for field in fields:
-                values = np.asarray(getattr(feature, field)).tobytes()
-                self.fingerprint = zlib.crc32(values, self.fingerprint)
+        self.fingerprint = checksum_of(features, fields)
 
     def __getitem__(self, index):
         return self.features[index]
+
+
+def checksum_of(features: Sequence, fields: Sequence[str]) -> int:
+    """A checksum of the named fields of all features."""
+    checksum = 0
+    for feature in features:
+        for field in fields:
+            checksum = zlib.crc32(np.asarray(getattr(feature, field)).tobytes(), checksum)
+    return checksum
 
 
 @lru_cache(maxsize=4)

@@ -42,7 +42,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import precision
 import training
@@ -50,6 +49,7 @@ from checkpoint import find_start, refuse_contradictions, take_from_folder
 from data import join_pair, model_inputs
 from files import Tally, atomic_write, iter_lines
 from modeling import BertConfig, BertModel
+from progress import Bar
 
 # Texts are computed in blocks, so that their outputs, in the order of the file, need little memory:
 # as many as fill this many values, but at least one batch.
@@ -217,8 +217,7 @@ def execute(args) -> None:
         return [one.numpy() for one in chosen.float().cpu().split(lengths, dim=1)]
 
     writer = npz_writer if args.output_format == "npz" else json_lines_writer
-    progress = tqdm(total=tally.read, desc="extract", unit="text", dynamic_ncols=True)
-    with progress, writer(args.output_file, layers) as write:
+    with Bar(tally.read, "text") as bar, writer(args.output_file, layers) as write:
         values_per_token = len(layers) * config.hidden_size
         for block in blocks_of(features(), args.batch_size, values_per_token):
             outputs = training.predict(
@@ -227,7 +226,7 @@ def execute(args) -> None:
             for feature, hidden_states in zip(block, outputs):
                 tokens = tokenizer.convert_ids_to_tokens(feature.input_ids.tolist())
                 write(feature, tokens, hidden_states)
-            progress.update(len(block))
+            bar.update(len(block))
     print(f"{tally.read} texts: {args.output_file}")
 
 

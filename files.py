@@ -6,11 +6,17 @@ import glob
 import json
 import os
 import socket
+import sys
 import weakref
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
 
-# What lies in an --output_dir.
+if TYPE_CHECKING:
+    import numpy as np
+
+# Names of the files in an --output_dir.
 WEIGHTS = "pytorch_model.bin"
 SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (WEIGHTS, SAFETENSORS)
@@ -39,7 +45,7 @@ WRITTEN = (
     "SST-2.tsv", "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
 
-# How files begin that lie in the place of weights by mistake.
+# The first bytes of files that are mistaken for weights, and what such a file is.
 WRONG_FILES = (
     (b"version https://git-lfs.github.com", "a git-lfs pointer, not the file itself: run git lfs "
      "pull in its folder"),
@@ -54,8 +60,8 @@ WRONG_FILES = (
 )  # fmt: skip
 
 
-def wrong_file(path):
-    """What a file is that begins like none of a model's, in words; "" where nothing is wrong.
+def wrong_file(path: str | os.PathLike) -> str:
+    """What a file is instead of weights, judging by its first bytes; "" if nothing is wrong.
 
     Raises OSError.
     """
@@ -80,7 +86,7 @@ class FolderLock:
     has it, and OSError if the file cannot be written.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str):
         path = os.path.join(folder, ".lock")
         while True:
             file = open(path, "a+", encoding="utf-8")
@@ -96,7 +102,7 @@ class FolderLock:
                 ) from None
             except OSError:
                 pass  # A file system without locks: nothing can be held there.
-            # The one that held it may have removed the file since it was opened here.
+            # The last holder may have removed the file after it was opened here.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                     break
@@ -115,7 +121,7 @@ def _release(path, file):
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="w", size=0):
+def atomic_write(path: str | os.PathLike, mode: str = "w", size: int = 0) -> Iterator[IO]:
     """Opens a temporary file that replaces `path` once it is complete and on the disk.
 
     After an error or a kill, `path` is what it was before. `size` is the number of bytes that will
@@ -141,21 +147,24 @@ def atomic_write(path, mode="w", size=0):
         raise
 
 
-def read_lines(path):
+def read_lines(path: str | os.PathLike) -> list[str]:
     """The list of what `iter_lines` yields."""
     return list(iter_lines(path))
 
 
-def iter_lines(path):
-    """Yields the lines of a UTF-8 file, with or without a byte-order mark.
+def iter_lines(path: str | os.PathLike, keep_ends: bool = False) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file, or of stdin for "-", with or without a byte-order mark.
 
-    A line ends with "\\n" or "\\r\\n" and nowhere else. Raises OSError, or ValueError with file and
-    line where the file is not UTF-8, or where only carriage returns end its lines.
+    A line ends with "\\n" or "\\r\\n" and nowhere else; `keep_ends` leaves these at it. Raises
+    OSError, or ValueError with file and line where the file is not UTF-8, or where only carriage
+    returns end its lines.
     """
-    check_line_ends(path)
-    with open(path, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
         for number, line in enumerate(file, start=1):
             if number == 1:
+                if b"\r" in line and not line.endswith(b"\n"):
+                    raise ValueError(_mac_line_ends(path))
                 line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line:  # the file has nothing but the mark
                     return
@@ -163,10 +172,10 @@ def iter_lines(path):
                 text = line.decode()
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
-            yield text.removesuffix("\n").removesuffix("\r")
+            yield text if keep_ends else text.removesuffix("\n").removesuffix("\r")
 
 
-def check_line_ends(path):
+def check_line_ends(path: str | os.PathLike) -> None:
     """Raises ValueError for a file in which carriage returns alone end the lines."""
     has_returns = False
     with open(path, "rb") as file:
@@ -175,10 +184,14 @@ def check_line_ends(path):
                 return
             has_returns |= b"\r" in block
     if has_returns:
-        raise ValueError(
-            f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert "
-            f"them to line feeds"
-        )
+        raise ValueError(_mac_line_ends(path))
+
+
+def _mac_line_ends(path):
+    return (
+        f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert them to "
+        f"line feeds"
+    )
 
 
 def read_json(path) -> dict:
@@ -195,7 +208,7 @@ def read_json(path) -> dict:
 
 @dataclass
 class Tally:
-    """What became of the rows of an input file, and what they come to as the model's inputs."""
+    """How many rows of an input file were used, skipped and cut, and the inputs made of them."""
 
     unit: str = "rows"  # what `read` counts
     read: int = 0
@@ -207,17 +220,23 @@ class Tally:
     tokens: int = 0
     unknown: int = 0
 
-    def add_input(self, input_ids, num_tokens, unk_id) -> None:
+    def add_input(self, input_ids: "np.ndarray", num_tokens: int, unk_id: int) -> None:
         """Counts an input with the array `input_ids`, which had `num_tokens` before it was cut."""
         self.inputs += 1
         self.tokens += len(input_ids)
         self.unknown += int((input_ids == unk_id).sum())
         self.add_length(num_tokens, len(input_ids))
 
-    def add_length(self, num_tokens, num_kept) -> None:
+    def add_length(self, num_tokens: int, num_kept: int) -> None:
         """Counts a text of which `num_kept` of `num_tokens` WordPieces are left."""
         self.cut += num_tokens > num_kept
         self.longest = max(self.longest, num_tokens)
+
+    def first(self, examples, number, flag) -> list:
+        """The first `number` of the examples, or all for None; `flag` is why others are skipped."""
+        kept = examples[:number]
+        self.skipped[f"beyond --{flag}"] += len(examples) - len(kept)
+        return kept
 
     def __str__(self) -> str:
         num_skipped = self.skipped.total()
@@ -230,16 +249,18 @@ class Tally:
         return ", ".join([text, *self.notes])
 
 
-def find_input_files(patterns):
+def find_input_files(patterns: str, flag: str = "input_file") -> list[str]:
     """The paths that comma-separated file names or glob patterns mean, those of a pattern sorted.
 
-    A name that exists is taken literally, whatever characters it has. Raises FileNotFoundError for
-    a pattern without any file.
+    A name that exists is taken literally, whatever characters it has. Raises OSError, naming the
+    `flag`, for a pattern without any file, and for a folder.
     """
     paths = []
     for pattern in patterns.split(","):
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         if not found:
-            raise FileNotFoundError(f"--input_file {pattern}: no such file")
+            raise FileNotFoundError(f"--{flag} {pattern}: no such file")
+        for path in filter(os.path.isdir, found):
+            raise IsADirectoryError(f"--{flag} {path} is a folder: give files, as in {path}/*")
         paths += found
     return paths

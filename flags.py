@@ -39,6 +39,7 @@ SCRIPTS = {
 }
 FINE_TUNING = (CLASSIFIER, SQUAD)
 TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
+EVALUATED = (CLASSIFIER, SQUAD, PRETRAINING)  # may evaluate while they train
 MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
@@ -53,6 +54,29 @@ MEANINGLESS = (
 )  # fmt: skip
 
 
+# For an unknown flag's message: names on the command lines of other BERTs -> flags here. Names that
+# share words with a flag's own name, such as --warmup, are found without this table.
+OTHER_NAMES = {
+    "lr": "learning_rate", "batch_size": "train_batch_size", "batch": "train_batch_size",
+    "bs": "train_batch_size", "epochs": "num_train_steps", "num_epochs": "num_train_steps",
+    "grad_accum": "gradient_accumulation_steps", "max_len": "max_seq_length",
+    "bert_model": "init_checkpoint", "model": "init_checkpoint", "weights": "init_checkpoint",
+    "model_name_or_path": "init_checkpoint", "tokenizer_name": "vocab_file",
+    "config_name": "bert_config_file",
+    "per_gpu_train_batch_size": "train_batch_size",
+    "per_device_train_batch_size": "train_batch_size",
+    "per_gpu_eval_batch_size": "eval_batch_size", "per_device_eval_batch_size": "eval_batch_size",
+    "warmup_steps": "warmup_proportion", "lr_scheduler_type": "schedule",
+    "save_total_limit": "keep_checkpoints", "do_eval": "do_predict", "do_test": "do_predict",
+    "validation_file": "predict_file", "dev_file": "predict_file", "data_dir": "input_file",
+    "train_file": "input_file", "cpu": "no_cuda", "use_cpu": "no_cuda", "no_gpu": "no_cuda",
+    "cased": "no_do_lower_case", "uncased": "do_lower_case", "resume": "output_dir",
+    "resume_from_checkpoint": "output_dir",
+}  # fmt: skip
+# Words in the names of flags that alone do not say which one is meant.
+VAGUE_WORDS = {"do", "no", "num", "max", "file", "dir", "name", "steps", "size", "per"}
+
+
 @dataclass(frozen=True)
 class Range:
     """The numbers that a flag allows. NaN is in no range, nor is infinity."""
@@ -60,15 +84,16 @@ class Range:
     least: float
     most: float = float("inf")
     above: bool = False  # `least` itself is not allowed
+    below: bool = False  # `most` itself is not allowed
 
     def __contains__(self, value: float) -> bool:
-        if self.above and value == self.least:
+        if (self.above and value == self.least) or (self.below and value == self.most):
             return False
         return self.least <= value <= self.most and value != float("inf")
 
     def __str__(self) -> str:
         if self.above:
-            return f"above {self.least}"
+            return f"above {self.least}" + (f" and below {self.most}" if self.below else "")
         if self.most == float("inf"):
             return f"{self.least} or more"
         return f"{self.least} to {self.most}"
@@ -98,6 +123,8 @@ class Flag:
     must_be_writable: bool = False  # a folder that the run creates
     # Whether a resumed run may have another value: it does not change what training computes.
     may_differ: bool = False
+    # Whether it decides what --keep_best and --patience choose, and so may not differ with them.
+    decides_best: bool = False
     google: str = ABSENT
     port: str = ABSENT
 
@@ -120,10 +147,21 @@ class Flag:
             raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
-        if self.must_exist and value and not os.path.exists(value):
-            raise FileNotFoundError(f"{self.spelling} {value} does not exist")
+        if self.must_exist and value:
+            self.check_input(value)
         if self.must_be_writable and value:
             check_output_dir(value, self.name)
+
+    def check_input(self, path: str) -> None:
+        """Raises OSError where no file, or no folder, can be read at `path`."""
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{self.spelling} {path} does not exist")
+        if self.metavar == "FILE" and os.path.isdir(path):
+            raise IsADirectoryError(f"{self.spelling} {path} is a folder: give a file in it")
+        if self.metavar == "FOLDER" and not os.path.isdir(path):
+            raise NotADirectoryError(f"{self.spelling} {path} is a file: give its folder")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"{self.spelling} {path} may not be read by this user")
 
 
 # Heading in --help -> its flags.
@@ -146,7 +184,7 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's .tsv files",
+            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's files",
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -211,6 +249,11 @@ FLAGS = {
             metavar="FILES", google=REQUIRED,
         ),
         Flag(
+            "eval_file", (PRETRAINING,), str, None,
+            "instance files to evaluate on, named as those of --input_file",
+            metavar="FILES", may_differ=True,
+        ),
+        Flag(
             "output_dir", TRAINING, str, REQUIRED, "folder for weights, results and checkpoints",
             metavar="FOLDER", must_be_writable=True, may_differ=True, google=REQUIRED,
             port=REQUIRED,
@@ -237,7 +280,8 @@ FLAGS = {
             "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
             {
                 CLASSIFIER: "evaluate on dev.tsv",
-                PRETRAINING: "evaluate on the first instances of --input_file",
+                PRETRAINING: "evaluate on the first instances of --eval_file, or without it of "
+                "--input_file",
             },
             may_differ=True, google="false", port="false",
         ),
@@ -267,12 +311,19 @@ FLAGS = {
                 PREDICT: "leave a question unanswered if the score of no answer exceeds that of "
                 "the best answer by more than this (default: that of the run)",
             },
-            may_differ=True, google="0.0",
+            may_differ=True, decides_best=True, google="0.0",
         ),
         Flag(
             "doc_stride", (SQUAD,), int, 128,
             "WordPieces from the start of one window over a long paragraph to the next",
             allowed=AT_LEAST_1, google="128", port="128",
+        ),
+        Flag(
+            "doc_stride", (CLASSIFIER,), int, None,
+            "divide longer texts into windows of --max_seq_length that begin this number of "
+            "WordPieces apart: each is trained on, and the mean of their logits is the text's; "
+            "without this flag longer texts are cut, as Google does",
+            allowed=AT_LEAST_1,
         ),
         Flag(
             "max_query_length", (SQUAD,), int, 64,
@@ -281,11 +332,11 @@ FLAGS = {
         ),
         Flag(
             "n_best_size", (SQUAD,), int, 20, "answers per question in nbest_predictions.json",
-            allowed=AT_LEAST_1, may_differ=True, google="20", port="20",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="20", port="20",
         ),
         Flag(
             "max_answer_length", (SQUAD,), int, 30, "length of the longest answer, in WordPieces",
-            allowed=AT_LEAST_1, may_differ=True, google="30", port="30",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="30", port="30",
         ),
         Flag(
             "interactive", (SQUAD,), bool, False,
@@ -306,12 +357,21 @@ FLAGS = {
         ),
         Flag(
             "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
-            allowed=AT_LEAST_1, may_differ=True, google="8", port="8",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="8", port="8",
         ),
         Flag(
             "max_eval_steps", (PRETRAINING,), int, 100,
             "batches to evaluate; where the files end, evaluation starts over at the first one",
-            allowed=AT_LEAST_1, may_differ=True, google="100",
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="100",
+        ),
+        Flag(
+            "max_eval_examples", EVALUATED, int, None,
+            {
+                CLASSIFIER: "evaluate on the first N examples of each dev file alone",
+                SQUAD: "answer the first N questions of --predict_file alone",
+                PRETRAINING: "evaluate on the first N instances alone",
+            },
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True,
         ),
         Flag(
             "predict_batch_size", FINE_TUNING, int, None,
@@ -355,30 +415,44 @@ FLAGS = {
         Flag(
             "labels", (CLASSIFIER,), str, None,
             "names of the classes as they appear in the label column, as in no,yes; names with "
-            'commas as a JSON list, as in \'["no, never","yes"]\'',
+            'commas as a JSON list, as in \'["no, never","yes"]\'; none for a regression, whose '
+            "labels are numbers (default: those of the training file, sorted)",
             metavar="NAME,NAME,…",
         ),
         Flag(
             "text_columns", (CLASSIFIER, PREDICT), str, None,
             {
-                CLASSIFIER: "column of the text, or the two columns of a pair, as in 0,1; columns "
-                "are counted from 0",
+                CLASSIFIER: "column of the text, or the two columns of a pair, by name or by "
+                "number from 0, as in premise,hypothesis or 0,1",
                 PREDICT: "column of the text, or the two columns of a pair, by name or by number "
                 "from 0; needed where they have no usual names, as text or sentence1 and sentence2",
             },
             metavar="NAME[,NAME]",
         ),
         Flag(
-            "label_column", (CLASSIFIER,), int, None,
-            "column of the label; test.tsv may lack it if it is the last one",
-            allowed=AT_LEAST_0,
+            "label_column", (CLASSIFIER,), str, None,
+            "column of the label, by name or by number from 0; the test file may lack it, if by "
+            "number it is the last one",
+            metavar="NAME",
+        ),
+        Flag(
+            "multi_label", (CLASSIFIER,), bool, False,
+            "an example may have several labels, separated by | in the label column (in a .jsonl "
+            "also a list), or none; each label is a decision of its own",
+        ),
+        Flag(
+            "dev_fraction", (CLASSIFIER,), float, None,
+            "without a dev file: the share of the training file that is evaluated on and not "
+            "trained on, chosen by --seed, of each label alike",
+            allowed=Range(0, 1, above=True, below=True),
         ),
         Flag(
             "header", (CLASSIFIER, PREDICT), str, "auto",
             {
-                CLASSIFIER: "whether the files begin with a header: true, false or auto. auto: "
-                "train.tsv and dev.tsv do if the label column of their first row is not a label "
-                "(a near miss stops the run), and test.tsv if it begins as they do",
+                CLASSIFIER: "whether the .tsv and .csv files begin with a header: true, false or "
+                "auto. auto: all do if a column is given by name; else train and dev do if the "
+                "label column of their first row is not a label (a near miss stops the run), and "
+                "test if it begins as they do",
                 PREDICT: "whether a .tsv or .csv file begins with a header: true, false or auto. "
                 "auto: it does if --text_columns are names, or if usual names are in its first row",
             },
@@ -531,6 +605,40 @@ FLAGS = {
             "steps during which the learning rate rises",
             allowed=AT_LEAST_0, google="10000",
         ),
+        Flag(
+            "max_train_examples", EVALUATED, int, None,
+            {
+                CLASSIFIER: "train on the first N examples of the training file alone",
+                SQUAD: "train on the first N questions of --train_file alone",
+                PRETRAINING: "train on the first N instances alone",
+            },
+            allowed=AT_LEAST_1,
+        ),
+    ),
+    "evaluation during training": (
+        Flag(
+            "eval_steps", EVALUATED, int, None,
+            {
+                CLASSIFIER: "evaluate on the dev file every N steps and after the last one",
+                SQUAD: "evaluate on --predict_file every N steps and after the last one",
+                PRETRAINING: "evaluate on --eval_file every N steps and after the last one",
+            },
+            allowed=AT_LEAST_1, may_differ=True, decides_best=True,
+        ),
+        Flag(
+            "keep_best", EVALUATED, bool, False,
+            {
+                CLASSIFIER: "end with the weights of the best evaluation, by accuracy, or F1 "
+                "(MRPC, QQP), Matthews' (CoLA) or Pearson's correlation (regressions)",
+                SQUAD: "end with the weights of the best evaluation, by F1",
+                PRETRAINING: "end with the weights of the best evaluation, by the loss of masked "
+                "words",
+            },
+        ),
+        Flag(
+            "patience", EVALUATED, int, None,
+            "stop after N evaluations in a row without a better figure", allowed=AT_LEAST_1,
+        ),
     ),
     "training": (
         Flag(
@@ -541,6 +649,13 @@ FLAGS = {
         Flag(
             "learning_rate", TRAINING, float, 5e-5, "peak learning rate of BERT's Adam",
             allowed=ABOVE_0, google="5e-5", port="5e-5",
+        ),
+        Flag(
+            "class_weights", (CLASSIFIER,), str, None,
+            "weight of each label's examples in the loss, which is their weighted mean: balanced "
+            "(n / (k * count), of n examples with k labels), or a number for each label, in the "
+            "order of the labels",
+            metavar="balanced|N,N,…",
         ),
         Flag(
             "schedule", TRAINING, str, "warmup_linear",
@@ -609,6 +724,12 @@ FLAGS = {
             may_differ=True,
         ),
         Flag(
+            "cuda_graphs", TRAINING, bool, True,
+            "on one GPU, capture a training step as a CUDA graph for each number of tokens, "
+            "rounded up to 128, and replay it",
+            may_differ=True,
+        ),
+        Flag(
             "local_rank", TRAINING, int, -1,
             "set by the launcher of distributed training, torchrun or torch.distributed.launch",
             alias="local-rank", may_differ=True, port="-1",
@@ -616,8 +737,9 @@ FLAGS = {
     ),
 }  # fmt: skip
 
-# What a resumed run may change.
+# What a resumed run may change, and what of it a run may not that chooses weights by evaluation.
 MAY_DIFFER = {flag.name for flags in FLAGS.values() for flag in flags if flag.may_differ}
+DECIDES_BEST = {flag.name for flags in FLAGS.values() for flag in flags if flag.decides_best}
 
 
 def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
@@ -771,6 +893,9 @@ class Parser(argparse.ArgumentParser):
             flag.check(getattr(args, flag.name))
         if getattr(args, "bf16", False) and getattr(args, "fp16", False):
             raise ValueError("--bf16 and --fp16 exclude each other: give one of them")
+        for name in ("keep_best", "patience"):
+            if getattr(args, name, None) and not args.eval_steps:
+                raise ValueError(f"--{name} needs --eval_steps N: how often to evaluate")
         return args
 
     def _refuse_missing(self, namespace, flags):
@@ -797,20 +922,37 @@ class Parser(argparse.ArgumentParser):
         if not names:
             return f"{rest[0]!r} does not belong to a flag"
 
+        close = {name: self._suggestion(name) for name in names}
+        if len(names) == 1:
+            hint = f"did you mean {close[names[0]]}?" if close[names[0]] else "see --help"
+            return f"unknown flag {names[0]}: {hint}"
+        hinted = [
+            f"{name} (did you mean {found}?)" if found else name for name, found in close.items()
+        ]
+        return f"unknown flags {', '.join(hinted)}"
+
+    def _suggestion(self, given):
+        """The flag that a user may have meant by the unknown one, or None.
+
+        That is the one of OTHER_NAMES, or the most like among those that have all words of what was
+        given, as --num_train_epochs has that of --epochs, or among those of like spelling.
+        """
         known = [
             option
             for action in self._actions
             for option in action.option_strings
             if action.dest not in MEANINGLESS
         ]
-        close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in names}
-        if len(names) == 1:
-            hint = f"did you mean {close[names[0]][0]}?" if close[names[0]] else "see --help"
-            return f"unknown flag {names[0]}: {hint}"
-        hinted = [
-            f"{name} (did you mean {found[0]}?)" if found else name for name, found in close.items()
-        ]
-        return f"unknown flags {', '.join(hinted)}"
+        name = given.lstrip("-").replace("-", "_").lower()
+        other = f"--{OTHER_NAMES.get(name)}"
+        if other in known:
+            return other
+        words = set(name.split("_"))
+        if words - VAGUE_WORDS:
+            meant = [option for option in known if words <= set(option[2:].split("_"))]
+            if meant:
+                return difflib.get_close_matches(f"--{name}", meant, 1, 0)[0]
+        return next(iter(difflib.get_close_matches(f"--{name}", known, 1, 0.75)), None)
 
     def error(self, message):
         """Raises argparse's own complaints as ValueError, in this module's words."""
@@ -878,6 +1020,7 @@ def run(function: Callable, *arguments):
         os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
         sys.exit(2)
     except KeyboardInterrupt:
+        os.write(2, f"\n{script}: interrupted\n".encode())
         sys.exit(130)
 
 
@@ -941,6 +1084,7 @@ def markdown() -> str:
     aliases = ", ".join(f"`--{flag.alias}` for `--{flag.name}`" for flag in flags if flag.alias)
     meaningless = ", ".join(f"`--{name}`" for name in MEANINGLESS)
     resumable = ", ".join(f"`--{flag.name}`" for flag in flags if flag.may_differ)
+    deciding = ", ".join(f"`--{name}`" for name in sorted(DECIDES_BEST))
     paragraphs = [
         "Each script explains its own flags with `--help`. This table shows all of them, with the "
         "defaults of Google's scripts (google-research/bert, December 2018), of the first PyTorch "
@@ -959,7 +1103,9 @@ def markdown() -> str:
         f"line that says so: {meaningless}.",
         "A run that was stopped resumes when its command is given again. The following flags may "
         f"then differ, because they do not change what training computes: {resumable}. If "
-        "another flag differs, the run stops and names it.",
+        "another flag differs, the run stops and names it. With `--keep_best` or `--patience` the "
+        "evaluations decide which weights a run ends with, so these may not differ then, nor the "
+        f"examples that are evaluated: {deciding}.",
         "A mistake is reported in one line with exit status 2, before any work, and before "
         "PyTorch is loaded if the flags alone show it. `BERT_DEBUG=1` in the environment shows "
         "the traceback.",

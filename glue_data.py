@@ -7,6 +7,7 @@ this module does not import it at the top: a wrong flag is reported at once.
 
 import contextlib
 import difflib
+import errno
 import functools
 import importlib.util
 import inspect
@@ -18,26 +19,43 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 import glue_metrics
-from files import Tally, iter_lines
+from files import Tally
+from tables import (
+    READERS,
+    SEPARATORS,
+    cell_text,
+    find_table,
+    format_of,
+    named_columns,
+    other_separator,
+    read_jsonl,
+    read_tsv,
+    text_cells,
+)
 from tokenization import FullTokenizer
 
 MAX_SHORT_ROWS_SHOWN = 3
 MAX_LABELS_SHOWN = 9
+MAX_LABEL_WIDTH = 40  # characters of a label in a list of them
 
 
 @dataclass
 class InputExample:
-    """One example of a file: an id, one or two texts, and the label if there is one."""
+    """One example of a file: an id, one or two texts, and the label if there is one.
+
+    In a regression the label is a score; where an example may have several labels, a tuple.
+    """
 
     guid: str
     text_a: str
     text_b: str | None = None
-    label: str | float | None = None
+    label: str | float | tuple[str, ...] | None = None
+    line: int | None = field(default=None, compare=False)  # of its file, from 1
 
 
 @dataclass(eq=False)
@@ -45,26 +63,18 @@ class InputFeatures:
     """An example as the model takes it.
 
     The three arrays are int32 [length], without padding. `label_id` is the index of the label, or
-    the score in a regression. `num_tokens` is the length before the texts were cut to fit.
+    the score in a regression, or where an example may have several labels a float32 [labels] of 1
+    and 0. `num_tokens` is the length before the texts were cut to fit. `example` is the place of
+    the example, which windows over a long text share. `weight` is that of its loss in the mean.
     """
 
     input_ids: np.ndarray
     input_mask: np.ndarray
     segment_ids: np.ndarray
-    label_id: int | float
+    label_id: int | float | np.ndarray
     num_tokens: int = 0
-
-
-def read_tsv(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, columns) for every row; a blank one has the columns [""].
-
-    Only tabs and line ends have a meaning; quotation marks are ordinary characters. Raises OSError,
-    or ValueError with file and line if the file is not text.
-    """
-    for number, line in enumerate(iter_lines(path), start=1):
-        if "\0" in line:
-            raise ValueError(f"{path}:{number} has a NUL byte: is this a text file?")
-        yield number, line.split("\t")
+    example: int = 0
+    weight: float = 1.0
 
 
 def is_blank(row: list[str]) -> bool:
@@ -83,7 +93,8 @@ class DataProcessor:
     test_columns   text columns of the test file, if they differ
     metrics        {name: function of (predictions, labels)}, in addition to accuracy
     meanings       {name of a metric: what it is}, where the name does not say enough
-    main_metric    the metric that picks the best of several seeds; higher is better
+    main_metric    the metric that picks the best of several seeds or evaluations; higher is better
+    multi_label    whether an example may have several labels, as a tuple of names
     server_files   {test set: name of its file for the GLUE server}
     """
 
@@ -96,6 +107,7 @@ class DataProcessor:
     metrics = {}
     meanings = {}
     main_metric = "eval_accuracy"
+    multi_label = False
     server_files = {}
 
     # What became of the rows of the file that was read last.
@@ -117,6 +129,12 @@ class DataProcessor:
     def get_test_examples(self, data_dir: str) -> list[InputExample]:
         return self.get_examples(data_dir, "test")
 
+    def require(self, data_dir: str, set_type: str) -> None:
+        """Raises FileNotFoundError where the folder has no file of the set."""
+        path = os.path.join(data_dir, self.files[set_type])
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
     def get_examples(
         self, data_dir: str, set_type: str, log: Callable[[str], object] = print
     ) -> list[InputExample]:
@@ -132,16 +150,13 @@ class DataProcessor:
         """
         path = os.path.join(data_dir, self.files[set_type])
         is_test = set_type.startswith("test")
+        rows = self.read_rows(path, set_type, log)
 
         columns = self.text_columns
         if is_test and self.test_columns:
             columns = self.test_columns
         last_column = max(columns) if is_test else max(*columns, self.label_column)
         num_columns = last_column + 1
-
-        rows = read_tsv(path)
-        if set_type in self.headers:
-            self._skip_header(rows, set_type, path)
 
         self.tally = Tally()
         num_blank = 0
@@ -169,7 +184,8 @@ class DataProcessor:
                 continue
             label = None if is_test else self.label(row, f"{path}:{number}")
             texts = [row[column] for column in columns]
-            examples.append(InputExample(self.guid(set_type, number, row), *texts, label=label))
+            guid = self.guid(set_type, number, row)
+            examples.append(InputExample(guid, *texts, label=label, line=number))
 
         num_complete = len(examples)
         if is_test:
@@ -190,6 +206,18 @@ class DataProcessor:
         if is_test and num_empty:
             self.tally.notes.append(f"blank or too short and read as empty texts {num_empty:,}")
         return examples
+
+    def read_rows(
+        self, path: str, set_type: str, log: Callable[[str], object]
+    ) -> Iterator[tuple[int, list[str]]]:
+        """(line number, columns) of the rows of a set's file, without its header.
+
+        Raises what `get_examples` does.
+        """
+        rows = read_tsv(path)
+        if set_type in self.headers:
+            self._skip_header(rows, set_type, path)
+        return rows
 
     def _skip_header(self, rows, set_type, path):
         """Takes the header, and blank rows before it, from the iterator `rows`.
@@ -214,17 +242,19 @@ class DataProcessor:
         """Whether a row belongs to the task."""
         return True
 
-    def label(self, row: list[str], where: str) -> str | float:
-        """The row's label, or its score as a float in a regression.
+    def label(self, row: list[str], where: str) -> str | float | tuple[str, ...]:
+        """The row's label, its labels as a tuple, or its score as a float in a regression.
 
         Raises ValueError, beginning with `where`, if it is not one.
         """
         label = row[self.label_column].strip()
         if self.labels:
-            if label not in self.labels:
-                allowed = ", ".join(self.labels)
-                raise ValueError(f"{where}: the label {label!r} is not one of {allowed}")
-            return label
+            names = split_labels(label) if self.multi_label else (label,)
+            for name in names:
+                if name not in self.labels:
+                    allowed = ", ".join(self.labels)
+                    raise ValueError(f"{where}: the label {name!r} is not one of {allowed}")
+            return names if self.multi_label else label
 
         try:
             score = float(label)
@@ -243,6 +273,7 @@ class MrpcProcessor(DataProcessor):
     text_columns = (3, 4)
     label_column = 0
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "MRPC.tsv"}
 
 
@@ -298,6 +329,7 @@ class QqpProcessor(DataProcessor):
     test_columns = (1, 2)
     label_column = 5
     metrics = {"eval_f1": glue_metrics.f1}
+    main_metric = "eval_f1"
     server_files = {"test": "QQP.tsv"}
 
 
@@ -367,56 +399,211 @@ class XnliProcessor(DataProcessor):
 class TsvProcessor(DataProcessor):
     """A user's own task, described by flags.
 
-    train.tsv, dev.tsv and test.tsv have the same columns, except that test.tsv may lack the label's
-    column if that is the last one. `header` says whether the files begin with a header: "true",
-    "false", or "auto": then train.tsv and dev.tsv have one if their first row has something in the
-    label column that is not a label, is not much like one, and does not recur there. A test file
-    may have no labels, so with "auto" it has a header if train.tsv (or else dev.tsv) has one.
-    """
+    The files train, dev and test may each be a .tsv, .csv or .jsonl (see tables.py). They have the
+    same columns, but test may lack the label's. Columns are names, or numbers from 0; a .jsonl has
+    its first object's names. `labels` is empty for a regression, None where `find_labels` is to
+    find them. `dev_fraction` is the share of the training file that makes the dev set, by `seed`.
 
-    short_row_hint = "columns are separated by tabs and counted from 0"
+    `header` says whether a .tsv or .csv begins with a header: "true", "false", or "auto". It does
+    where a column is given by name. Else with "auto" train and dev have one if their first row has
+    something in the label column that is not a label, is not much like one, and does not recur
+    there. A test file may have no labels, so it has a header if train (or else dev) has one.
+    """
 
     def __init__(
         self,
-        labels: Sequence[str],
-        text_columns: Sequence[int],
-        label_column: int,
+        labels: Sequence[str] | None,
+        text_columns: Sequence[int | str],
+        label_column: int | str,
         header: str = "auto",
+        multi_label: bool = False,
+        dev_fraction: float | None = None,
+        seed: int = 0,
     ):
-        self.labels = labels
-        self.text_columns = text_columns
-        self.label_column = label_column
+        self.labels = labels or ()
+        self.labels_are_known = labels is not None
+        self.wanted_texts = tuple(text_columns)
+        self.wanted_label = label_column
         self.header = header
-        if len(labels) == 2:
+        self.multi_label = multi_label
+        self.dev_fraction = dev_fraction
+        self.seed = seed
+        if multi_label:
+            self.metrics = {
+                "eval_micro_f1": glue_metrics.micro_f1,
+                "eval_macro_f1": glue_metrics.multi_label_macro_f1,
+                "eval_subset_accuracy": glue_metrics.subset_accuracy,
+            }
+            self.meanings = {
+                "eval_micro_f1": "the F1 of all decisions on all labels",
+                "eval_macro_f1": "the mean of every label's F1",
+                "eval_subset_accuracy": "the share of examples with exactly the right labels",
+            }
+            self.main_metric = "eval_micro_f1"
+        elif not self.labels:
+            self.metrics = StsbProcessor.metrics
+            self.main_metric = StsbProcessor.main_metric
+        elif len(self.labels) == 2:
             self.metrics = {"eval_f1": glue_metrics.f1, "eval_mcc": glue_metrics.matthews}
-            self.meanings = {"eval_f1": f"F1 of {labels[1]}"}
+            self.meanings = {"eval_f1": f"F1 of {self.labels[1]}"}
         else:
             self.metrics = {"eval_macro_f1": glue_metrics.macro_f1}
             self.meanings = {"eval_macro_f1": "the mean of every label's F1"}
 
+    def find_files(self, data_dir: str) -> None:
+        """Sets `files` to those in a folder. Raises ValueError where one set has two of them."""
+        sets = ("train", "dev", "test")
+        self.files = {name: find_table(data_dir, name) or f"{name}.tsv" for name in sets}
+
+    def require(self, data_dir: str, set_type: str) -> None:
+        """Raises FileNotFoundError where the folder has no file of the set.
+
+        Raises ValueError if there are two, or a dev file besides `dev_fraction`.
+        """
+        self.find_files(data_dir)
+        if self.dev_fraction is not None and set_type != "test":
+            dev_file = os.path.join(data_dir, self.files["dev"])
+            if os.path.exists(dev_file):
+                raise ValueError(f"--dev_fraction {self.dev_fraction:g}, but there is {dev_file}")
+            set_type = "train"
+        if os.path.exists(os.path.join(data_dir, self.files[set_type])):
+            return
+        others = [name for name in os.listdir(data_dir) if name.startswith(f"{set_type}.")]
+        hint = f", but {', '.join(sorted(others))}" if others else ""
+        if set_type == "dev":
+            hint += ": --dev_fraction 0.1 takes that part of the training file instead"
+        raise FileNotFoundError(
+            f"{data_dir} has no {set_type}.tsv, {set_type}.csv or {set_type}.jsonl{hint}"
+        )
+
     def get_examples(
         self, data_dir: str, set_type: str, log: Callable[[str], object] = print
     ) -> list[InputExample]:
-        self.headers = (set_type,) if self._has_header(data_dir, set_type, log) else ()
-        return super().get_examples(data_dir, set_type, log)
+        self.require(data_dir, set_type)
+        if self.dev_fraction is None or set_type == "test":
+            return super().get_examples(data_dir, set_type, log)
 
-    def _has_header(self, data_dir, set_type, log):
+        examples = super().get_examples(data_dir, "train", log)
+        labels = [example.label for example in examples]
+        held_out = dev_examples(labels, self.dev_fraction, self.seed)
+        path = os.path.join(data_dir, self.files["train"])
+        share = f"--dev_fraction {self.dev_fraction:g}"
+        if not 0 < len(held_out) < len(examples):
+            empty = "train" if held_out else "dev"
+            raise ValueError(
+                f"{share} of the {len(examples)} examples of {path} leaves no {empty} set"
+            )
+        is_dev = set_type == "dev"
+        chosen = [
+            example for index, example in enumerate(examples) if (index in held_out) == is_dev
+        ]
+        other = "of the train set" if is_dev else "of the dev set"
+        self.tally.skipped[other] += len(examples) - len(chosen)
+        log(
+            f"the {set_type} set is {len(chosen):,} of the {len(examples):,} examples of {path} "
+            f"({share}, seed {self.seed}){self._counts_of(chosen)}"
+        )
+        return chosen
+
+    def _counts_of(self, examples):
+        """The number of each label in the examples, in words; "" in a regression."""
+        if not self.labels:
+            return ""
+        counts = Counter()
+        for example in examples:
+            counts.update(example.label if self.multi_label else (example.label,))
+        return f": {shown_counts({label: counts[label] for label in self.labels})}"
+
+    # Rows of a file in any format.
+
+    def read_rows(
+        self, path: str, set_type: str, log: Callable[[str], object]
+    ) -> Iterator[tuple[int, list[str]]]:
+        """As DataProcessor's; sets `text_columns` and `label_column` to those in these rows."""
+        is_test = set_type.startswith("test")
+        kind = format_of(path)
+        if kind == "jsonl":
+            self.text_columns = tuple(range(len(self.wanted_texts)))
+            self.label_column = len(self.wanted_texts)
+            return self._read_objects(path, is_test)
+
+        number, first = _first_row(path)
+        hint = f"columns are separated by {SEPARATORS[kind]} and counted from 0"
+        self.short_row_hint = hint + other_separator(first)
+        has_header = self._has_header(path, set_type, log)
+        if has_header and not first:
+            raise ValueError(self.why_empty(path))
+        self.text_columns = self.wanted_texts
+        self.label_column = self.wanted_label
+        rows = READERS[kind](path)
+        if has_header:
+            names = [name.strip() for name in first]
+            where = f"{path}:{number}"
+            self.text_columns = named_columns(self.wanted_texts, names, where)
+            if not is_test:
+                wanted = [self.wanted_label]
+                (self.label_column,) = named_columns(wanted, names, where, "label_column")
+            self._skip_header(rows, set_type, path)
+        return self._refuse_long_rows(rows, path, len(first)) if kind == "csv" else rows
+
+    def _refuse_long_rows(self, rows, path, width):
+        """The rows; raises ValueError for one with more cells than the first: a stray comma."""
+        for number, row in rows:
+            if not is_blank(row[width:]):
+                raise ValueError(
+                    f"{path}:{number} has {len(row)} columns, the first row has {width}: a cell "
+                    f"with a comma in it must be quoted"
+                )
+            yield number, row
+
+    def _read_objects(self, path, is_test):
+        """Yields (line number, texts and label) of a .jsonl, all as a table has them."""
+        columns = None
+        for number, value in read_jsonl(path):
+            where = f"{path}:{number}"
+            if columns is None:
+                names = list(value)
+                columns = [names[n] for n in named_columns(self.wanted_texts, names, where)]
+                if not is_test:
+                    wanted = [self.wanted_label]
+                    (place,) = named_columns(wanted, names, where, "label_column")
+                    label = names[place]
+            row = text_cells(value, columns, where)
+            if not is_test:
+                if label not in value:
+                    raise ValueError(f'{where} has no "{label}"')
+                row.append(self._label_cell(value[label], where))
+            yield number, row
+
+    def _label_cell(self, value, where):
+        """A label of JSON, or a list of several, as a cell has it."""
+        names = value if isinstance(value, list) and self.multi_label else [value]
+        cells = [cell_text(name) for name in names]
+        if None in cells or (isinstance(value, list) and any("|" in cell for cell in cells)):
+            kind = "labels" if self.multi_label else "a label"
+            raise ValueError(f"{where}: {value!r} is not {kind}")
+        return "|".join(cells)
+
+    # Whether a file begins with a header.
+
+    def _has_header(self, path, set_type, log):
         """Whether the set's file begins with a header. Raises ValueError if that is not clear."""
+        if any(isinstance(column, str) for column in (*self.wanted_texts, self.wanted_label)):
+            return True
         if self.header != "auto":
             return self.header == "true"
 
-        path = os.path.join(data_dir, self.files[set_type])
         reference = path
         if set_type == "test":
-            reference = self._labelled_file(data_dir, path)
+            reference = self._labelled_file(path)
 
         number, reference_row = _first_row(reference)
         label = None
-        if len(reference_row) > self.label_column:
-            label = reference_row[self.label_column].strip()
-        if label is None or label in self.labels or self._recurs(label, number, reference):
+        if len(reference_row) > self.wanted_label:
+            label = reference_row[self.wanted_label].strip()
+        if label is None or self._is_label(label) or self._recurs(label, number, reference):
             return False
-        if near := near_label(label, self.labels):
+        if near := self._near_label(label):
             raise ValueError(
                 f"{reference}:{number} has {label!r} in the label column, much like the label "
                 f"{near!r}: give --header true if the row is a header, else --header false"
@@ -428,39 +615,130 @@ class TsvProcessor(DataProcessor):
                 f"{path}:{own_number} differs from the header in {reference}:{number}: begin both "
                 f"files with the same header, or neither"
             )
+        reason = "not one of the labels" if self.labels else "not a number"
         log(
             f"{path}:{own_number} is treated as a header, because the label column of "
-            f"{reference}:{number} holds {label!r}, which is not one of the labels"
+            f"{reference}:{number} holds {label!r}, which is {reason}"
         )
         return True
 
+    def _is_label(self, text):
+        """Whether a cell of the label column is one; an empty one is not a header either."""
+        if not text and not self.labels:
+            return True
+        if not self.labels:
+            return self.labels_are_known and _is_number(text)
+        names = split_labels(text) if self.multi_label else (text,)
+        return all(name in self.labels for name in names)
+
+    def _near_label(self, text):
+        """The label that a cell of the label column may be meant for; None if there is none."""
+        if not self.labels:
+            return None
+        names = split_labels(text) if self.multi_label else (text,)
+        return next(filter(None, (near_label(name, self.labels) for name in names)), None)
+
     def _recurs(self, label, number, path):
         """Whether the label column of a row after row `number` holds this too, unlike a header."""
-        return any(
-            row[self.label_column].strip() == label
-            for row_number, row in read_tsv(path)
-            if row_number > number and len(row) > self.label_column
-        )
+        names = set(split_labels(label)) if self.multi_label else {label}
+        for row_number, row in READERS[format_of(path)](path):
+            if row_number > number and len(row) > self.wanted_label:
+                cell = row[self.wanted_label].strip()
+                if names & set(split_labels(cell) if self.multi_label else (cell,)):
+                    return True
+        return False
 
-    def _labelled_file(self, data_dir, test_file):
-        """The path of train.tsv or else dev.tsv, which show whether `test_file` has a header."""
+    def _labelled_file(self, test_file):
+        """The path of train or else dev, which show whether `test_file` has a header."""
         for set_type in ("train", "dev"):
-            path = os.path.join(data_dir, self.files[set_type])
-            if os.path.exists(path):
+            path = os.path.join(os.path.dirname(test_file), self.files[set_type])
+            if os.path.exists(path) and format_of(path) in READERS:
                 return path
         raise ValueError(
-            f"without train.tsv or dev.tsv in its folder, it is not clear whether {test_file} "
-            f"begins with a header: give --header true or --header false"
+            f"without train.tsv or dev.tsv (or .csv) in its folder, it is not clear whether "
+            f"{test_file} begins with a header: give --header true or --header false"
         )
 
     def _texts(self, row):
         """The row's text columns, without those that it lacks."""
-        return [row[column].strip() for column in self.text_columns if column < len(row)]
+        return [row[column].strip() for column in self.wanted_texts if column < len(row)]
+
+    # The labels of the training file.
+
+    def count_labels(self, data_dir: str) -> Counter:
+        """How often each label occurs in the training file. Raises what `get_examples` does."""
+        self.require(data_dir, "train")
+        path = os.path.join(data_dir, self.files["train"])
+        counts = Counter()
+        for number, row in self.read_rows(path, "train", lambda line: None):
+            if is_blank(row) or len(row) <= max(*self.text_columns, self.label_column):
+                continue
+            cell = row[self.label_column].strip()
+            names = split_labels(cell) if self.multi_label else (cell,)
+            if "" in names:
+                raise ValueError(f"{path}:{number}: the label is empty")
+            counts.update(names)
+        return counts
+
+    def find_labels(self, data_dir: str, log: Callable[[str], object] = print) -> tuple[str, ...]:
+        """The labels of the training file, sorted; whole numbers by their value.
+
+        Raises ValueError where these do not seem to be labels, and what `get_examples` does.
+        """
+        counts = self.count_labels(data_dir)
+        where = f"the label column of {os.path.join(data_dir, self.files['train'])}"
+        if len(counts) < 2:
+            only = f"only {next(iter(counts))!r}" if counts else "nothing"
+            raise ValueError(f"{where} holds {only}: two labels or more are needed")
+        fractions = [name for name in counts if _is_number(name) and not _is_whole(name)]
+        if fractions and all(map(_is_number, counts)):
+            raise ValueError(
+                f"{where} holds numbers, as {fractions[0]}: give --labels none for a regression, "
+                f"or name the labels with --labels"
+            )
+        if len(counts) > 5 and len(counts) > 0.8 * counts.total():
+            raise ValueError(
+                f"{where} holds {len(counts):,} different values in {counts.total():,} rows: is it "
+                f"the right one? If so, name them with --labels"
+            )
+        is_whole = all(map(_is_whole, counts))
+        labels = sorted(counts, key=lambda name: (int(name) if is_whole else 0, name))
+        shown = shown_counts({label: counts[label] for label in labels})
+        order = "as numbers" if is_whole else "by name"
+        log(f"--labels are what {where} holds, sorted {order}: {shown}")
+        return tuple(labels)
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """The labels in a cell with several, which | parts; each of them once."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, cell.split("|")))))
+
+
+def shown_counts(counts: dict[str, int]) -> str:
+    """Labels and their numbers in words, e.g. "no 12, yes 7"."""
+    shown = ", ".join(
+        f"{' '.join(label.split())[:MAX_LABEL_WIDTH]} {count:,}"
+        for label, count in [*counts.items()][:MAX_LABELS_SHOWN]
+    )
+    return shown + (f", … ({len(counts):,} labels)" if len(counts) > MAX_LABELS_SHOWN else "")
+
+
+def dev_examples(labels: Sequence, fraction: float, seed: int) -> set[int]:
+    """Which of the examples with these labels make the dev set: their places.
+
+    They are every (1 / fraction)-th one in the order of labels, random within a label: each label
+    and, in a regression, each range of scores has its share, to a single example.
+    """
+    order = np.random.Generator(np.random.PCG64([seed, len(labels)])).permutation(len(labels))
+    order = sorted(order.tolist(), key=lambda index: labels[index])
+    ends = [math.floor(place * fraction + 0.5) for place in range(len(labels) + 1)]
+    return {index for place, index in enumerate(order) if ends[place + 1] > ends[place]}
 
 
 def _first_row(path):
     """The number and columns of a file's first row that is not blank; (1, []) if there is none."""
-    return next((row for row in read_tsv(path) if not is_blank(row[1])), (1, []))
+    rows = READERS[format_of(path)](path)
+    return next((row for row in rows if not is_blank(row[1])), (1, []))
 
 
 def near_label(text: str, labels: Sequence[str]) -> str | None:
@@ -486,14 +764,36 @@ def _is_number(text):
     return True
 
 
-def labels_found(path: str, column: int) -> str:
-    """The most frequent values of a column, for a user who has not named the labels.
+def _is_whole(text):
+    return re.fullmatch(r"-?\d+", text) is not None
 
-    Returns text like "a (12), b (7)". Raises what `read_tsv` does.
+
+def class_weights(
+    text: str, label_ids: Sequence[int], labels: Sequence[str], multi_label: bool = False
+) -> list[float]:
+    """The weight of each label by --class_weights `text`: "balanced", or a number for each.
+
+    Balanced is n / (k * count), of n examples with k labels. Raises ValueError where the weights do
+    not suit the labels, or where no example has one of them.
     """
-    rows = (row for _, row in read_tsv(path) if len(row) > column and not is_blank(row))
-    most_common = Counter(row[column].strip() for row in rows).most_common(MAX_LABELS_SHOWN)
-    return ", ".join(f"{label} ({count})" for label, count in most_common)
+    if multi_label or not labels:
+        kind = "several labels an example" if multi_label else "a regression"
+        raise ValueError(f"--class_weights is for one label an example, not for {kind}")
+    if text == "balanced":
+        counts = Counter(label_ids)
+        for index, label in enumerate(labels):
+            if not counts[index]:
+                raise ValueError(
+                    f"--class_weights balanced: no training example has the label {label!r}"
+                )
+        return [len(label_ids) / (len(labels) * counts[index]) for index in range(len(labels))]
+    weights = [float(number) for number in text.split(",")]
+    if len(weights) != len(labels):
+        raise ValueError(
+            f"--class_weights {text} has {len(weights)} numbers, but there are {len(labels)} "
+            f"labels: {', '.join(labels)}"
+        )
+    return weights
 
 
 PROCESSORS = {
@@ -526,7 +826,7 @@ class Task:
         self.processor = processor
         self.path = path
         self.name = type(processor).__name__
-        for attribute in ("files", "metrics", "meanings", "main_metric", "server_files"):
+        for attribute in ("metrics", "meanings", "main_metric", "multi_label", "server_files"):
             default = getattr(DataProcessor, attribute)
             setattr(self, attribute, getattr(processor, attribute, default))
 
@@ -538,11 +838,29 @@ class Task:
                 f"{self.name}: the labels {labels} must be two or more different ones, or none for "
                 f"a regression"
             )
+        if not self.labels and not self.metrics:
+            self.metrics = {"eval_pearson": glue_metrics.pearson}
+            self.main_metric = "eval_pearson"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """{set: name of its file}; those of a user's own are known once one was read."""
+        return getattr(self.processor, "files", DataProcessor.files)
+
+    @property
+    def problem_type(self) -> str:
+        """What transformers calls the kind of the task in config.json."""
+        if self.multi_label:
+            return "multi_label_classification"
+        return "single_label_classification" if self.labels else "regression"
 
     def get_examples(
         self, set_type: str, data_dir: str, log: Callable[[str], object] = print
     ) -> tuple[list[InputExample], Tally]:
-        """The examples of a set, with labels as str (in a regression float), and their account."""
+        """The examples of a set, and their account.
+
+        Labels are str, in a regression float, with several of them a tuple of str.
+        """
         read = self._reader(set_type, log)
         with users_code(self.path):
             examples = list(read(data_dir))
@@ -585,12 +903,16 @@ class Task:
             if not _is_number(label):
                 raise ValueError(f"{where}: the score {label!r} is not a number")
             label = float(label)
-        elif str(label) in self.labels:
-            label = str(label)
         else:
-            allowed = ", ".join(self.labels)
-            raise ValueError(f"{where}: the label {label!r} is not one of {allowed}")
-        return InputExample(guid, text_a, text_b, label)
+            names = label if self.multi_label else [label]
+            if not isinstance(names, (tuple, list, set)):
+                raise ValueError(f"{where}: {label!r} must be a tuple of labels")
+            for name in names:
+                if str(name) not in self.labels:
+                    allowed = ", ".join(self.labels)
+                    raise ValueError(f"{where}: the label {name!r} is not one of {allowed}")
+            label = tuple(map(str, names)) if self.multi_label else str(label)
+        return InputExample(guid, text_a, text_b, label, getattr(example, "line", None))
 
 
 @contextlib.contextmanager
@@ -660,6 +982,18 @@ def load_processor(text: str) -> Task:
     return Task(processor, path)
 
 
+def reads_files(processor, set_type: str) -> bool:
+    """Whether a processor, or its class, reads a set from its `files`.
+
+    A user's class may read what it likes.
+    """
+    own = processor if isinstance(processor, type) else type(processor)
+    if own.__module__ == __name__:
+        return True
+    methods = ("get_examples", f"get_{set_type}_examples")
+    return all(getattr(own, name, None) is getattr(DataProcessor, name) for name in methods)
+
+
 def find_processor(task_name: str) -> type | None:
     """The class of PROCESSORS whose name is this in upper or lower case."""
     return {name.lower(): found for name, found in PROCESSORS.items()}.get(task_name.lower())
@@ -675,10 +1009,25 @@ def convert_single_example(
     """Returns an example's features: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], cut to fit.
 
     An example without a label gets label_id 0, as in Google's. An empty `label_list` means a
-    regression. `ex_index` is not used; Google's function has it.
+    regression.
+    """
+    return convert_to_windows(ex_index, example, label_list, max_seq_length, tokenizer)[0]
+
+
+def convert_to_windows(
+    ex_index: int,
+    example: InputExample,
+    label_list: Sequence[str],
+    max_seq_length: int,
+    tokenizer: FullTokenizer,
+    doc_stride: int | None = None,
+) -> list[InputFeatures]:
+    """The features of an example; with `doc_stride` one for each window (`data.windows_of_pair`).
+
+    Every window has the example's label and, as its `example`, `ex_index`.
     """
     # data.py loads PyTorch, which reading files and flags does not need.
-    from data import join_pair
+    from data import join_pair, windows_of_pair
 
     ids_a = tokenizer.encode(example.text_a)
     ids_b = []
@@ -686,28 +1035,45 @@ def convert_single_example(
         ids_b = tokenizer.encode(example.text_b)
     cls_id = tokenizer.vocab["[CLS]"]
     sep_id = tokenizer.vocab["[SEP]"]
-    ids, segments = join_pair(ids_a, ids_b, cls_id, sep_id, max_seq_length)
-    num_tokens = len(ids_a) + len(ids_b) + (3 if ids_b else 2)
+    label_id = _label_id(example, label_list)
 
+    pairs = [(ids_a, ids_b)]
+    num_lost = 0
+    if doc_stride:
+        pairs, num_lost = windows_of_pair(ids_a, ids_b, max_seq_length, doc_stride)
+    features = []
+    for part_a, part_b in pairs:
+        ids, segments = join_pair(part_a, part_b, cls_id, sep_id, max_seq_length)
+        num_tokens = len(part_a) + len(part_b) + (3 if part_b else 2) + num_lost
+        mask = np.ones_like(ids)
+        features.append(InputFeatures(ids, mask, segments, label_id, num_tokens, ex_index))
+    return features
+
+
+def _label_id(example, label_list):
+    """The label_id of InputFeatures. Raises ValueError for a label that is not in the list."""
     if example.label is None:
-        label_id = 0
-    elif label_list:
-        label_id = _label_index(example, label_list)
-    else:
-        label_id = example.label
-    return InputFeatures(ids, np.ones_like(ids), segments, label_id, num_tokens)
+        return 0
+    if not label_list:
+        return example.label
+    if not isinstance(example.label, (tuple, list, set)):
+        return _label_index(example, example.label, label_list)
+    label_id = np.zeros(len(label_list), np.float32)
+    for label in example.label:
+        label_id[_label_index(example, label, label_list)] = 1
+    return label_id
 
 
-def _label_index(example, label_list):
-    """The place of an example's label in the list; 1 and "1" are the same. Raises ValueError."""
-    if example.label in label_list:
-        return label_list.index(example.label)
+def _label_index(example, label, label_list):
+    """The place of a label in the list; 1 and "1" are the same. Raises ValueError."""
+    if label in label_list:
+        return label_list.index(label)
     names = list(map(str, label_list))
-    if str(example.label) not in names:
+    if str(label) not in names:
         raise ValueError(
-            f"example {example.guid}: the label {example.label!r} is not one of {', '.join(names)}"
+            f"example {example.guid}: the label {label!r} is not one of {', '.join(names)}"
         )
-    return names.index(str(example.label))
+    return names.index(str(label))
 
 
 def convert_examples_to_features(
@@ -715,9 +1081,13 @@ def convert_examples_to_features(
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
+    doc_stride: int | None = None,
 ) -> list[InputFeatures]:
-    """Returns the features of all examples, in their order; see `convert_single_example`."""
+    """Returns the features of all examples, in their order; see `convert_to_windows`."""
     return [
-        convert_single_example(index, example, label_list, max_seq_length, tokenizer)
+        feature
         for index, example in enumerate(examples)
+        for feature in convert_to_windows(
+            index, example, label_list, max_seq_length, tokenizer, doc_stride
+        )
     ]

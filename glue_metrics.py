@@ -1,10 +1,10 @@
 """The metrics of the GLUE benchmark: accuracy, F1, Matthews, Pearson and Spearman correlation.
 
-Each function takes two sequences of n values and returns a Python float, computed in float64. The
-values are those of scikit-learn (the first three) and SciPy (the correlations). Where a metric is
-undefined, because there is nothing to compare or an input is constant, it is 0.0; a correlation of
-values that are not finite is NaN. There are no warnings. All raise ValueError if the sequences
-differ in length or are not one-dimensional.
+Each function takes two sequences of n values and returns a Python float, computed in float64; where
+an example may have several labels, two arrays [n, labels] of 0 and 1. The values are those of
+scikit-learn, and of SciPy for the correlations. Where a metric is undefined, because there is
+nothing to compare or an input is constant, it is 0.0; a correlation of values that are not finite
+is NaN. There are no warnings. All raise ValueError if the sequences differ in length or dimensions.
 """
 
 import math
@@ -45,6 +45,28 @@ def _f1_of_class(predictions, labels, one):
     if not positives:
         return 0.0
     return float(2 * num_same / positives)
+
+
+def micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The F1 of all decisions on n examples and all labels together; 0.0 if none is positive."""
+    predictions, labels = _same_table(predictions, labels)
+    return _f1_of_class(predictions, labels, True)
+
+
+def multi_label_macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The mean of every label's F1, which is 0.0 for one that is neither predicted nor there."""
+    predictions, labels = _same_table(predictions, labels)
+    if not labels.shape[1]:
+        return 0.0
+    return float(np.mean([_f1_of_class(*column, True) for column in zip(predictions.T, labels.T)]))
+
+
+def subset_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The share of examples of which every label is right; 0.0 if there are none."""
+    predictions, labels = _same_table(predictions, labels)
+    if not len(labels):
+        return 0.0
+    return float(np.mean((predictions == labels).all(axis=1)))
 
 
 def matthews(predictions: ArrayLike, labels: ArrayLike) -> float:
@@ -120,4 +142,13 @@ def _same_length(a, b):
         )
     if len(a) != len(b):
         raise ValueError(f"expected two sequences of the same length, found {len(a)} and {len(b)}")
+    return a, b
+
+
+def _same_table(a, b):
+    """Both as boolean arrays [n, labels]. Raises ValueError."""
+    a = np.asarray(a).astype(bool)
+    b = np.asarray(b).astype(bool)
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"expected two [examples, labels], found shapes {a.shape} and {b.shape}")
     return a, b

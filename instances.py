@@ -281,11 +281,13 @@ class Instances:
         vocab_size: int,
     ):
         self.paths = paths
+        self.rows = rows
+        self.checksums = list(checksums)
         self.vocab_size = vocab_size
         self.shards = [
             min(SHARD, number - start) for number in rows for start in range(0, number, SHARD)
         ]
-        self.fingerprint = crc32c(np.array([rows, checksums], "<u8").tobytes())
+        self.fingerprint = crc32c(np.array([rows, self.checksums], "<u8").tobytes())
         self._ends = np.cumsum(rows)
         self._open = lru_cache(OPEN_FILES)(open_instances)
 
@@ -295,6 +297,15 @@ class Instances:
     @property
     def num_examples(self) -> int:
         return len(self)
+
+    def first(self, number: int | None) -> "Instances":
+        """The first `number` rows alone; all of them for None."""
+        if number is None:
+            return self
+        rows = []
+        for size in self.rows:
+            rows.append(min(size, number - sum(rows)))
+        return Instances(self.paths, rows, self.checksums, self.vocab_size)
 
     @staticmethod
     def weight_of(row: SimpleNamespace) -> float:
@@ -306,7 +317,7 @@ class Instances:
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         file = self._open(self.paths[number])
-        start = self._ends[number] - len(file)
+        start = self._ends[number] - self.rows[number]
         return checked_row(file, int(index - start), self.vocab_size)
 
 

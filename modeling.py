@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from configuration import BertConfig, check_activation
-from padding import Unpadding, to_device
+from padding import PackedInputs, Unpadding, to_device
 from weights import load_weights
 
 # The public names; BertConfig and load_weights come from modules of their own.
@@ -163,8 +163,7 @@ def padded_heads(qkv, unpadding, num_heads):
 
 def packed_context(context_layer, unpadding):
     """[B, N, S, H] -> [P, N*H], the opposite of `padded_heads` for attention's output."""
-    context_layer = context_layer.transpose(1, 2).flatten(2)  # [B, S, N*H]
-    return context_layer.flatten(0, 1)[unpadding.indices]
+    return unpadding.take(context_layer.transpose(1, 2).flatten(2))  # from [B, S, N*H]
 
 
 def plain_packed_attention(qkv, unpadding, num_heads, dropout_prob):
@@ -772,25 +771,41 @@ class BertModel(nn.Module):
         self.pooler = BertPooler(config)
         initialize(self, config)
 
-    def make_unpadding(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Unpadding:
+    def make_unpadding(
+        self, input_ids: Tensor | PackedInputs, attention_mask: Tensor | None = None
+    ) -> Unpadding | PackedInputs:
         """Which positions of `input_ids` [B, S] are computed; without a mask, all of them.
 
-        The mask is [B, S], or [1, S] for every row. Raises ValueError for another shape, or for a
-        width beyond the model's positions.
+        The mask is [B, S], or [1, S] for every row. PackedInputs know it themselves, and come back
+        on the model's device. Raises ValueError for another shape, or for a width beyond the
+        model's positions.
         """
-        if input_ids.dim() != 2:
+        packed = isinstance(input_ids, PackedInputs)
+        if not packed and (input_ids.dim() != 2 or not input_ids.shape[1]):
             raise ValueError(f"input_ids has the shape {list(input_ids.shape)}: give [B, S]")
         width = input_ids.shape[1]
         if width > self.config.max_position_embeddings:
             limit = f"the model's {self.config.max_position_embeddings} positions"
             raise ValueError(f"a sequence of {width} tokens exceeds {limit}")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
+
         device = word_table(self.embeddings.word_embeddings).weight.device
-        unpadding = Unpadding(attention_mask, self.compute_padding, device)
+        if packed:
+            self.check_ids(input_ids.input_ids, input_ids.token_type_ids)
+            unpadding = input_ids.to(device)
+        else:
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
+            unpadding = Unpadding(attention_mask, self.compute_padding, device)
         unpadding.flash = self.uses_flash_attention(unpadding, device.type)
         return unpadding
+
+    def check_ids(self, input_ids, token_type_ids):
+        """Raises ValueError for ids outside the model's tables, if they lie on the host."""
+        if input_ids.device.type == "cpu" and input_ids.numel():
+            check_range("token id", input_ids, self.config.vocab_size)
+            # Google's one-hot look-up of token types adds nothing for an id outside the table.
+            check_range("token type id", token_type_ids, self.config.type_vocab_size)
 
     def uses_flash_attention(self, unpadding, device_type):
         """Whether attention may call `flash_attention`."""
@@ -806,32 +821,30 @@ class BertModel(nn.Module):
 
     def encode(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | PackedInputs,
         token_type_ids: Tensor | None,
-        unpadding: Unpadding,
+        unpadding: Unpadding | PackedInputs,
         rows: Tensor | None = None,
     ) -> list[Tensor]:
-        """Two [B, S] -> packed [P, hidden] of every layer.
+        """Two [B, S], or PackedInputs, -> packed [P, hidden] of every layer.
 
         Of the last layer only the packed `rows` [R] are computed, where they are given. The inputs
         may lie on the host while the weights are on a GPU: only tokens travel then. Raises
         ValueError for ids outside the model's tables.
         """
-        batch, width = input_ids.shape
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
-        token_type_ids = as_wide_as_ids("token_type_ids", token_type_ids, input_ids)
-        if input_ids.device.type == "cpu" and batch:
-            check_range("token id", input_ids, self.config.vocab_size)
-            # Google's one-hot look-up of token types adds nothing for an id outside the table.
-            check_range("token type id", token_type_ids, self.config.type_vocab_size)
-
-        hidden_states = self.embeddings(
-            unpadding.unpad(input_ids),
-            unpadding.unpad(token_type_ids),
-            unpadding.indices % width,
-        )
-        return self.encoder(hidden_states, unpadding, rows)
+        if isinstance(unpadding, PackedInputs):
+            packed = (unpadding.input_ids, unpadding.token_type_ids, unpadding.position_ids)
+        else:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros_like(input_ids)
+            token_type_ids = as_wide_as_ids("token_type_ids", token_type_ids, input_ids)
+            self.check_ids(input_ids, token_type_ids)
+            packed = (
+                unpadding.unpad(input_ids),
+                unpadding.unpad(token_type_ids),
+                unpadding.indices % input_ids.shape[1],
+            )
+        return self.encoder(self.embeddings(*packed), unpadding, rows)
 
     def forward(
         self,
@@ -979,9 +992,7 @@ class BertForPreTraining(nn.Module):
             masked_rows, not_computed = unpadding.rows_of(masked_lm_positions)
             rows = torch.cat([cls_rows, masked_rows])
             hidden_states = self.bert.encode(input_ids, token_type_ids, unpadding, rows)[-1]
-            first_token_tensor, masked = hidden_states.split(
-                [len(input_ids), len(rows) - len(input_ids)]
-            )
+            first_token_tensor, masked = hidden_states.split([len(cls_rows), len(masked_rows)])
             scores = self.cls.predictions(masked, word_embeddings)
             if not_computed is not None:
                 scores = scores.masked_fill(not_computed[:, None], MASKED_SCORE)
@@ -1009,6 +1020,8 @@ class BertForSequenceClassification(nn.Module):
 
     def __init__(self, config, num_labels=2):
         super().__init__()
+        if num_labels < 1:
+            raise ValueError(f"num_labels is {num_labels}, but a classifier has 1 output or more")
         self.num_labels = num_labels
         self.bert = BertModel(config)
         self.dropout_prob = config.hidden_dropout_prob
@@ -1026,7 +1039,8 @@ class BertForSequenceClassification(nn.Module):
     ):
         """Three [B, S] -> logits [B, num_labels]; with labels [B] -> (mean loss, logits).
 
-        With one label the task is a regression, and the loss the squared error.
+        With one label the task is a regression, and the loss the squared error. Where an example
+        may have several labels, they are [B, num_labels] of 0 and 1.
         """
         unpadding = self.bert.make_unpadding(input_ids, attention_mask)
         layers = self.bert.encode(input_ids, token_type_ids, unpadding, rows=unpadding.cls_rows())
@@ -1088,11 +1102,19 @@ def check_shape(name, values, wanted):
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each example: [B, classes], [B] -> [B]; with one output its squared error.
 
-    Raises ValueError for another shape of the labels.
+    With labels [B, classes] of 0 and 1, of which an example may have several, it is the mean of
+    every label's binary cross-entropy. Raises ValueError for another shape of the labels.
     """
-    check_shape("labels", labels, logits.shape[:1])
+    several = labels.shape == logits.shape and logits.shape[1] > 1
+    if not several:
+        check_shape("labels", labels, logits.shape[:1])
     labels = to_device(labels, logits.device)
     logits = at_least_float32(logits)
+    if several:
+        losses = F.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), reduction="none"
+        )
+        return losses.mean(dim=1)
     if logits.shape[1] == 1:
         return (logits[:, 0] - labels) ** 2
     return F.cross_entropy(logits, labels, reduction="none")

@@ -7,7 +7,7 @@ and the gradients are clipped by one global norm over all parameters.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 # PyTorch's fused AdamW is the same formula except for the bias correction 1 - β^step, for which it
 # has no switch. For a step number as large as this the correction is exactly 1, in float32 too.
 NO_BIAS_CORRECTION = 1e8
-UNUSED = {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "found_inf": None}
+UNUSED = {"amsgrad": False, "maximize": False, "found_inf": None}
 
 PLAIN_NORM = (
     "BERTAdam clips by the plain norm of the word embeddings' gradient, not by TensorFlow's, "
@@ -134,6 +134,12 @@ class BERTAdam(Optimizer):
         are added up. The gradient of a decoder that shares the table counts separately. This is a
         quirk of optimization.py:74 in Google's repository.
         """
+        norm = self._norm()
+        self._warn_if_dense()
+        return norm
+
+    def _norm(self):
+        """The same, without a word about word tables that count with their plain norm."""
         sources = {table.weight: table.sources for table in self.word_tables}
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         tables = [sources[p].norms(p.grad) for p in params if sources.get(p)]
@@ -142,24 +148,24 @@ class BERTAdam(Optimizer):
         norms += torch._foreach_norm(grads) if grads else []
         squares = [torch.stack(norms).square().sum()] if norms else []
         squares += [squared for squared, _ in tables]
-        for table in self.word_tables:
-            self.warn_if_dense(table.sources)
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
-    def warn_if_dense(self, sources) -> None:
+    def _warn_if_dense(self):
         """Says once that a word table counts with its plain norm."""
-        if self.warned or sources.known is None:
-            return
-        seen = self.known_on_host
-        if sources.known.device.type == "cpu":
-            seen = sources.known
-        else:
-            # What the step before sent: to wait for this step's would cost the GPU's time.
-            self.known_on_host = torch.empty((), pin_memory=True)
-            self.known_on_host.copy_(sources.known, non_blocking=True)
-        if seen is not None and not seen:
-            self.warned = True
-            warnings.warn(PLAIN_NORM, stacklevel=4)
+        for table in self.word_tables:
+            known = table.sources.known
+            if self.warned or known is None:
+                continue
+            seen = self.known_on_host
+            if known.device.type == "cpu":
+                seen = known
+            else:
+                # What the step before sent: to wait for this step's would cost the GPU's time.
+                self.known_on_host = torch.empty((), pin_memory=True)
+                self.known_on_host.copy_(known, non_blocking=True)
+            if seen is not None and not seen:
+                self.warned = True
+                warnings.warn(PLAIN_NORM, stacklevel=4)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None, loss_scale: float = 1.0) -> torch.Tensor:
@@ -174,22 +180,43 @@ class BERTAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        norm = self.global_norm() / loss_scale
+        norm = self.apply([float(self.get_lr(group)) for group in self.param_groups], loss_scale)
+        self._warn_if_dense()
+        self.count_step()
+        return norm if loss is None else loss
+
+    def count_step(self) -> None:
+        """Moves the schedule on by a step."""
+        for group in self.param_groups:
+            group["step"] += 1
+
+    @torch.no_grad()
+    def apply(self, rates: Sequence, loss_scale: float = 1.0) -> torch.Tensor:
+        """One update at given learning rates, one for each group; returns the norm as `step` does.
+
+        It does not look at the schedule and does not count as a step. On a GPU the rates may be
+        scalar float32 tensors there: then all is done on the device, and a CUDA graph can hold it.
+        """
+        norm = self._norm() / loss_scale
 
         # TensorFlow multiplies gradients by 1 / max(norm, limit); the kernel divides by this.
         divisor = torch.full_like(norm, loss_scale)
         if self.max_grad_norm > 0:
             divisor = divisor * (norm / self.max_grad_norm).clamp(min=1.0)
 
-        for group in self.param_groups:
+        self.make_moments()
+        for group, rate in zip(self.param_groups, rates):
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self.update(params, group, divisor)
-            group["step"] += 1
-        return norm if loss is None else loss
+                self.update(params, group, rate, divisor)
+        return norm
 
-    def update(self, params: list, group: dict, divisor: torch.Tensor) -> None:
-        """One fused call for parameters of a group; `divisor` divides their gradients."""
+    def make_moments(self) -> None:
+        """Makes the moments of parameters that have a first gradient, 0 at the start.
+
+        Raises ValueError for parameters in half precision.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         for p in params:
             if p.dtype not in (torch.float32, torch.float64):
                 raise ValueError(
@@ -199,12 +226,16 @@ class BERTAdam(Optimizer):
                 )
             if not self.state[p]:
                 self.state[p] = {"adam_m": torch.zeros_like(p), "adam_v": torch.zeros_like(p)}
-        lr = float(self.get_lr(group))
 
-        # The decay is not left to the kernel. Its CPU code multiplies by 1 - lr * decay, and near
-        # 1 - 2e-7 float32 numbers are so sparse that the decay would be off by up to a fifth.
-        if group["weight_decay_rate"]:
-            torch._foreach_add_(params, params, alpha=-lr * group["weight_decay_rate"])
+    def update(self, params: list, group: dict, rate, divisor: torch.Tensor) -> None:
+        """One fused call for parameters of a group; `divisor` divides their gradients."""
+        # The decay is not left to the kernel's CPU code, which multiplies by 1 - lr * decay: near
+        # 1 - 2e-7 float32 numbers are so sparse that the decay would be off by up to a fifth. The
+        # CUDA code subtracts lr * decay * p, computed in float64.
+        decay = group["weight_decay_rate"]
+        if decay and params[0].device.type == "cpu":
+            torch._foreach_add_(params, params, alpha=-float(rate) * decay)
+            decay = 0.0
 
         grads = [p.grad for p in params]
         m = [self.state[p]["adam_m"] for p in params]
@@ -213,8 +244,11 @@ class BERTAdam(Optimizer):
         if params[0].dtype == torch.float64:  # whose divisor the kernel would take in float32
             torch._foreach_div_(grads, divisor)
             divisor = None
-        adam = {"lr": lr, "beta1": group["b1"], "beta2": group["b2"], "eps": group["e"]}
-        torch._fused_adamw_(params, grads, m, v, [], steps, grad_scale=divisor, **adam, **UNUSED)
+        adam = {
+            "lr": rate, "beta1": group["b1"], "beta2": group["b2"], "eps": group["e"],
+            "weight_decay": decay, "grad_scale": divisor,
+        }  # fmt: skip
+        torch._fused_adamw_(params, grads, m, v, [], steps, **adam, **UNUSED)
 
     def zero_grad(self, set_to_none: bool = True, reuse_memory: bool = False) -> None:
         """Drops all gradients.

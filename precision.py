@@ -22,7 +22,7 @@ WITHOUT_BF16 = (
 WITHOUT_AMX = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_512")
 
 
-def choose(runtime):
+def choose(runtime) -> None:
     """Sets the precision of a run with --bf16, the same on all ranks; prints why it is float32.
 
     If one rank would emulate bfloat16, all use float32: the others would wait for it at each step.
@@ -38,7 +38,7 @@ def choose(runtime):
     runtime.dtype = torch.bfloat16
 
 
-def follow_checkpoint(runtime, record):
+def follow_checkpoint(runtime, record: tuple[str, str] | None) -> None:
     """Makes a resumed run with --bf16 compute as its checkpoint did.
 
     `record` is the checkpoint's (path, precision), or None without one; rank 0's counts. Raises
@@ -61,7 +61,7 @@ def follow_checkpoint(runtime, record):
     runtime.why_not_bf16 = f"{path} was computed in float32"
 
 
-def emulation(device_type="cpu"):
+def emulation(device_type: str = "cpu") -> str:
     """Why bfloat16 products are emulated on a device, in words; "" where they are native.
 
     Also "" where BERT_FORCE_BF16 asks for them anyway.
@@ -122,7 +122,7 @@ def _emulation_by_time():
     return f"a bfloat16 product takes {slower:.1f} times as long as a float32 one on this CPU"
 
 
-def capabilities():
+def capabilities() -> dict[str, bool] | None:
     """The chip's features by name, or None where this PyTorch does not know them."""
     try:
         return torch.cpu.get_capabilities()
@@ -138,7 +138,7 @@ def capabilities():
         return None
 
 
-def onednn_cap():
+def onednn_cap() -> tuple[str, str]:
     """(variable, value) of the cap on oneDNN's instructions; ("", "") without one."""
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):  # oneDNN reads them in this order
         if value := os.environ.get(name):
@@ -159,11 +159,12 @@ def _onednn_takes_bf16():
 
 
 @cache  # The same answer for a whole run.
-def product_seconds():
+def product_seconds() -> dict[torch.dtype, float]:
     """{precision: seconds of a matrix product of 17 MFLOP}, the best of a few."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+        x = torch.ones(128, 256, dtype=dtype)
+        weight = torch.ones(256, 256, dtype=dtype)
         times = []
         for _ in range(6):
             start = time.perf_counter()
@@ -173,9 +174,10 @@ def product_seconds():
     return seconds
 
 
-def instruction_sets():
+def instruction_sets() -> str:
     """What PyTorch and oneDNN compute with on this CPU, in words, for tables of speed."""
-    found, (name, cap) = capabilities() or {}, onednn_cap()
+    found = capabilities() or {}
+    name, cap = onednn_cap()
     extra = [
         key.upper() for key in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16") if found.get(key)
     ]

@@ -15,23 +15,21 @@ import os
 import sys
 
 import flags
+from tables import FORMATS as TABLES
+from tables import format_of, parse_columns
 
 EXAMPLE = """  python predict.py /tmp/mrpc_output "It rained." "There was rain."
   python predict.py ../debug_squad "When did it close?" "The mill closed in 1932."
   python predict.py /tmp/pretraining_output "The capital of France is [MASK]."
   python predict.py /tmp/mrpc_output --input pairs.csv --output classes.jsonl"""
 
-FORMATS = ("txt", "tsv", "csv", "jsonl")  # of --input, by the end of its name
+FORMATS = ("txt", *TABLES)  # of --input, by the end of its name
 
 
 def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Use a trained model on new text."
     args = flags.Parser("predict", description, EXAMPLE).parse_args(argv)
-    if not os.path.isdir(args.folder):
-        raise ValueError(
-            f"{args.folder} is a file: give the folder, with weights, configuration and vocabulary"
-        )
     if args.text is not None and args.input is not None:
         raise ValueError("give a text or --input, not both")
     if args.text is None and args.input is None and (args.embed or not sys.stdin.isatty()):
@@ -54,8 +52,7 @@ def parse_input(args):
         raise ValueError(f"--input {args.input} is a folder: give a file")
 
     if args.input_format is None:
-        ending = args.input.rpartition(".")[2].lower()
-        args.input_format = "txt" if args.input == "-" else ending
+        args.input_format = "txt" if args.input == "-" else format_of(args.input)
         if args.input_format not in FORMATS:
             raise ValueError(
                 f"--input {args.input} ends with none of .{', .'.join(FORMATS)}: name its "
@@ -64,11 +61,7 @@ def parse_input(args):
     if args.text_columns is not None:
         if args.input_format == "txt":
             raise ValueError("--text_columns is for .tsv, .csv and .jsonl: a .txt has no columns")
-        args.text_columns = [name.strip() for name in args.text_columns.split(",")]
-        if len(args.text_columns) > 2 or not all(args.text_columns):
-            raise ValueError(
-                f"--text_columns {','.join(args.text_columns)}: give one column, or two for a pair"
-            )
+        args.text_columns = parse_columns(args.text_columns)
 
 
 def parse_output(args):
@@ -105,7 +98,6 @@ def parse_output(args):
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import contextlib
-import csv
 import json
 import shutil
 import tempfile
@@ -122,8 +114,15 @@ import precision
 import squad_data
 from checkpoint import Folder, inspect_folder, refuse_other_tokenizers
 from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
-from data import join_pair, model_inputs, pad_rows, token_batches
-from files import atomic_write
+from data import (
+    join_pair,
+    mean_of_windows,
+    model_inputs,
+    pad_rows,
+    token_batches,
+    windows_of_pair,
+)
+from files import atomic_write, iter_lines
 from modeling import (
     BertConfig,
     BertForPreTraining,
@@ -132,7 +131,9 @@ from modeling import (
     BertModel,
     load_weights,
 )
+from tables import READERS, named_columns, read_jsonl, text_cells
 from tokenization import FullTokenizer
+from training import memory_advice
 from weights import read_state_dict, standard_name
 
 MASK = "[MASK]"
@@ -150,10 +151,14 @@ CHUNK_CHARACTERS = 2**20
 
 # What a head is for, and the method of `Model` that uses it.
 CLASSES = "classification"
+SEVERAL = "multi-label classification"
 SCORES = "regression"
 QUESTIONS = "questions"
 MASKS = "masked words"
-METHODS = {CLASSES: "classify", SCORES: "score", QUESTIONS: "answer", MASKS: "fill_mask"}
+METHODS = {
+    CLASSES: "classify", SEVERAL: "classify", SCORES: "score", QUESTIONS: "answer",
+    MASKS: "fill_mask",
+}  # fmt: skip
 
 # A tensor of each head, as its file names it -> what the head is for.
 HEADS = {
@@ -171,6 +176,17 @@ class Classification:
     """The most probable class of a text, and the probability of each class by its name."""
 
     label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a text that may have several, and the probability of each one by its name.
+
+    The labels are those with a probability above 0.5.
+    """
+
+    labels: list[str]
     probabilities: dict[str, float]
 
 
@@ -212,8 +228,6 @@ def read_folder(path: str) -> Folder:
         if file is None:
             raise ValueError(f"{path} has no {what}: give a folder with all that a model needs")
     refuse_other_tokenizers(folder)
-    if folder.configuration.get("problem_type") == "multi_label_classification":
-        raise ValueError(f"{path} gives a text several labels, which is not supported")
     return folder
 
 
@@ -266,6 +280,8 @@ def make_network(
             labels = folder.labels or [f"LABEL_{number}" for number in range(outputs)]
             if len(labels) != outputs:
                 raise ValueError(f"{folder.path} names {len(labels)} labels for {outputs} outputs")
+            if folder.problem_type == "multi_label_classification":
+                task = SEVERAL
     elif task == QUESTIONS:
         network = BertForQuestionAnswering(config)
     elif task == MASKS:
@@ -326,11 +342,12 @@ class Feature(NamedTuple):
 class Model:
     """A trained model and its tokenizer; `load` makes one.
 
-    task            what its head is for: "classification", "regression", "questions",
-                    "masked words", or None for an encoder alone
+    task            what its head is for: "classification", "multi-label classification",
+                    "regression", "questions", "masked words", or None for an encoder alone
     labels          the names of its classes
     max_seq_length  longer inputs are cut to this number of WordPieces
     num_cut         how many texts were cut so far; the longest would have had `longest` WordPieces
+    num_windowed    how many were read through windows instead, as in training with --doc_stride
 
     A text is a str, or a tuple of two for a pair. Every method computes batches of similar lengths
     and returns results in the order of what it was given.
@@ -347,6 +364,7 @@ class Model:
         self.config = getattr(network, "bert", network).config
         self.num_cut = 0
         self.longest = 0
+        self.num_windowed = 0
 
         # What the run was given; another library's model gets the defaults of run_squad.py.
         squad_flags = [flag for _, flag in flags.flags_of(flags.SQUAD)]
@@ -356,10 +374,21 @@ class Model:
         if folder.run or task == QUESTIONS:
             self.max_seq_length = min(self.settings["max_seq_length"], self.max_seq_length)
 
-    def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[Classification]:
-        """The classes of texts or pairs. Raises ValueError for a model without classes."""
-        self._require(CLASSES)
+    def classify(
+        self, texts: Sequence[str | tuple[str, str]]
+    ) -> list[Classification] | list[Labels]:
+        """The classes of texts or pairs; `Labels` for a model that gives a text several.
+
+        Raises ValueError for a model without classes.
+        """
         results = []
+        if self.task == SEVERAL:
+            for logits in self._logits(texts):
+                probabilities = torch.from_numpy(logits).sigmoid().tolist()
+                chosen = [label for label, logit in zip(self.labels, logits) if logit > 0]
+                results.append(Labels(chosen, dict(zip(self.labels, probabilities))))
+            return results
+        self._require(CLASSES)
         for logits in self._logits(texts):
             probabilities = torch.from_numpy(logits).softmax(dim=0).tolist()
             label = self.labels[int(logits.argmax())]
@@ -484,11 +513,13 @@ class Model:
     # What a batch of features becomes: an output for each of them.
 
     def _logits(self, texts):
-        """The logits [labels] of each text."""
-        features = self._features(self._pairs(texts))
-        return self._outputs(
+        """The logits [labels] of each text: the mean of its windows where the run had these."""
+        doc_stride = self.folder.run.get("flags", {}).get("doc_stride")
+        features, counts = self._windows(self._pairs(texts), doc_stride)
+        logits = self._outputs(
             features, lambda rows: self.network(*model_inputs(rows)).float().cpu().numpy()
         )
+        return mean_of_windows(np.stack(logits), counts) if counts else []
 
     def _span_logits(self, rows):
         """Start and end logits of the windows' tokens: a [2, length] for each window."""
@@ -547,17 +578,34 @@ class Model:
 
     def _features(self, pairs):
         """A Feature for each pair; those that were cut are counted."""
+        features, _ = self._windows(pairs, None)
+        return features
+
+    def _windows(self, pairs, doc_stride):
+        """The Features of the pairs, one for each window, and the number of windows of each pair.
+
+        Without a `doc_stride` that is one, which is cut to fit. Cut and windowed ones are counted.
+        """
         cls_id, sep_id = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
         features = []
+        counts = []
         for first, second in pairs:
             ids_a = self._encode(first)
             ids_b = self._encode(second) if second else []
+            parts = [(ids_a, ids_b)]
             length = len(ids_a) + len(ids_b) + (3 if ids_b else 2)
-            if length > self.max_seq_length:
+            is_cut = length > self.max_seq_length
+            if doc_stride:
+                parts, num_lost = windows_of_pair(ids_a, ids_b, self.max_seq_length, doc_stride)
+                self.num_windowed += len(parts) > 1
+                is_cut = num_lost > 0
+            if is_cut:
                 self.num_cut += 1
                 self.longest = max(self.longest, length)
-            features.append(Feature(*join_pair(ids_a, ids_b, cls_id, sep_id, self.max_seq_length)))
-        return features
+            counts.append(len(parts))
+            for part in parts:
+                features.append(Feature(*join_pair(*part, cls_id, sep_id, self.max_seq_length)))
+        return features, counts
 
     @torch.inference_mode()
     def _outputs(self, features, outputs_of, part=1):
@@ -569,7 +617,10 @@ class Model:
         outputs = [None] * len(features)
         enabled = self.dtype is not torch.float32
         for indices in token_batches([len(row.input_ids) for row in features], max_tokens):
-            with torch.autocast(self.device.type, self.dtype, enabled=enabled):
+            with (
+                torch.autocast(self.device.type, self.dtype, enabled=enabled),
+                memory_advice("lower --max_seq_length, or use --no_cuda"),
+            ):
                 found = outputs_of([features[index] for index in indices])
             for index, output in zip(indices.tolist(), found):
                 outputs[index] = output
@@ -613,39 +664,10 @@ def usual_columns(names: Sequence[str]) -> list[list[int]]:
     return [[lower.index(name) for name in usual] for usual in found]
 
 
-def named_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> list[int]:
-    """The numbers of the columns that --text_columns gives. Raises ValueError for one not there."""
-    found = []
-    for name in wanted:
-        if name in names:
-            found.append(names.index(name))
-        elif name.isdecimal() and int(name) < len(names):
-            found.append(int(name))
-        else:
-            raise ValueError(
-                f"{where}: there is no column {name} (--text_columns); there are {', '.join(names)}"
-            )
-    return found
-
-
-def decoded_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a file, or of stdin for "-", with their ends, one at a time.
-
-    Raises OSError, or ValueError with file and line where it is not UTF-8.
-    """
-    with contextlib.ExitStack() as stack:
-        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
-
-
 def read_txt(path: str, names: Sequence[str]) -> Iterator[Row]:
     """Yields a Row for each line; `names` are those of the fields of a pair."""
-    for number, line in enumerate(decoded_lines(path), start=1):
-        texts = line.rstrip("\r\n").split(" ||| ", 1)
+    for number, line in enumerate(iter_lines(path), start=1):
+        texts = line.split(" ||| ", 1)
         yield Row(f"{path}:{number}", typed_fields(texts, names), texts)
 
 
@@ -654,32 +676,6 @@ def typed_fields(texts, names):
     if len(texts) == 1:
         names = [names[0] if names[0] == "question" else "text"]
     return dict(zip(names, texts))
-
-
-def tsv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line, cells): only tabs and line ends have a meaning, as in GLUE's files."""
-    for number, line in enumerate(decoded_lines(path), start=1):
-        yield number, line.rstrip("\r\n").split("\t")
-
-
-def csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line, cells) as spreadsheets write them: quoted cells may hold line breaks.
-
-    Raises ValueError with file and line for a quotation mark that is not closed.
-    """
-    csv.field_size_limit(2**24)
-    reader = csv.reader(decoded_lines(path), strict=True)
-    number = 1
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"{path}:{number} is not CSV: {error}") from None
-        if cells is None:
-            return
-        if cells:  # A blank line is not a row of CSV.
-            yield number, cells
-        number = reader.line_num + 1
 
 
 def read_cells(path: str, cells, text_columns, header: str) -> Iterator[Row]:
@@ -711,7 +707,8 @@ def table_columns(row, text_columns, header, where):
     usual = usual_columns(row)
     by_name = any(not name.isdecimal() for name in text_columns or ())
     is_header = {"true": True, "false": False, "auto": by_name or bool(usual)}[header]
-    names = row if is_header else list(map(str, range(len(row))))
+    # A column without a name, as the index that pandas writes, is called by its number.
+    names = [(is_header and name) or str(number) for number, name in enumerate(row)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{where} names two columns {twice!r}: rename one")
@@ -738,30 +735,14 @@ def the_columns(usual, names, where):
     )
 
 
-def read_jsonl(path: str, text_columns) -> Iterator[Row]:
-    """Yields a Row for each line: an object, or a text alone. Blank lines are not rows.
-
-    Raises ValueError with file and line for anything else.
-    """
+def read_objects(path: str, text_columns) -> Iterator[Row]:
+    """Yields a Row for each line of a .jsonl. Raises ValueError with file and line."""
     chosen = None
-    for number, line in enumerate(decoded_lines(path), start=1):
+    for number, value in read_jsonl(path):
         where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}") from None
-        if isinstance(value, str):
-            value = {"text": value}
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is not a JSON object")
         if chosen is None:
             chosen = object_columns(value, text_columns, where)
-        for name in chosen:
-            if not isinstance(value.get(name), str):
-                raise ValueError(f'{where}: "{name}" is {value.get(name)!r}, not a text')
-        yield Row(where, value, [value[name] for name in chosen])
+        yield Row(where, value, text_cells(value, chosen, where))
 
 
 def object_columns(value, text_columns, where):
@@ -787,8 +768,8 @@ def read_rows(args, names: Sequence[str]) -> Iterator[Row]:
     if args.input_format == "txt":
         return read_txt(args.input, names)
     if args.input_format == "jsonl":
-        return read_jsonl(args.input, args.text_columns)
-    cells = tsv_cells(args.input) if args.input_format == "tsv" else csv_cells(args.input)
+        return read_objects(args.input, args.text_columns)
+    cells = READERS[args.input_format](args.input)
     return read_cells(args.input, cells, args.text_columns, args.header)
 
 
@@ -817,6 +798,8 @@ def record_of(result) -> dict:
         return {"answer": values.pop("text"), **rounded(values)}
     if isinstance(result, Classification):
         return {"label": result.label, "probabilities": rounded(result.probabilities)}
+    if isinstance(result, Labels):
+        return {"labels": result.labels, "probabilities": rounded(result.probabilities)}
     if isinstance(result, float):
         return rounded({"score": result})
     if isinstance(result, np.ndarray):
@@ -848,8 +831,10 @@ def best_word_of(words):
 
 def cells_of(result) -> dict[str, str]:
     """What a result is in a table: {column: text}."""
-    if isinstance(result, Classification):
+    if isinstance(result, (Classification, Labels)):
         shares = {name: f"{value:.1%}" for name, value in result.probabilities.items()}
+        if isinstance(result, Labels):
+            return {"labels": "|".join(result.labels) or "(none)", **shares}
         return {"label": result.label, **shares}
     if isinstance(result, Answer):
         return {"answer": result.text or "(none)", "probability": f"{result.probability:.1%}"}
@@ -913,6 +898,8 @@ def flat(record):
                 f"mask_{number}": ", ".join(f"{w['word']} {w['probability']}" for w in words)
                 for number, words in enumerate(value, start=1)
             }
+        elif name == "labels" and isinstance(value, list):
+            columns[name] = "|".join(map(str, value))  # as --multi_label reads it
         elif isinstance(value, dict):
             columns |= {f"{name}.{key}": part for key, part in value.items()}
         else:
@@ -1062,7 +1049,7 @@ class Use:
                 raise ValueError(
                     f"--context is for questions, but {args.folder} is for {self.task}"
                 )
-            self.context = "".join(decoded_lines(args.context))
+            self.context = "".join(iter_lines(args.context, keep_ends=True))
             if not self.context.strip():
                 raise ValueError(f"--context {args.context} is empty")
         self.names = ("question", "context") if self.task == QUESTIONS else ("text_a", "text_b")
@@ -1085,7 +1072,7 @@ class Use:
         texts = [tuple(row.texts) if len(row.texts) == 2 else row.texts[0] for row in rows]
         if self.task == "vectors":
             return self.model.embed(texts, self.how)
-        if self.task == CLASSES:
+        if self.task in (CLASSES, SEVERAL):
             return self.model.classify(texts)
         if self.task == SCORES:
             return self.model.score(texts)
@@ -1116,6 +1103,11 @@ def execute(args) -> None:
             predict_all(args, use, WRITERS[args.format](file), total)
     except BrokenPipeError:  # The reader, as head, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if model.num_windowed:
+        note(
+            f"{model.num_windowed} of the texts are longer than {model.max_seq_length} WordPieces "
+            f"and were read through windows"
+        )
     if model.num_cut:
         note(
             f"{model.num_cut} of the texts were cut to {model.max_seq_length} WordPieces; the "

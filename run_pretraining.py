@@ -26,6 +26,8 @@ def parse_args(argv: list[str] | None = None):
             f"--num_warmup_steps is {args.num_warmup_steps}, but must be 0 to --num_train_steps, "
             f"which is {args.num_train_steps}"
         )
+    if args.do_train and args.eval_steps and not args.eval_file:
+        raise ValueError("--eval_steps needs --eval_file: instances that are not trained on")
     return args
 
 
@@ -33,6 +35,7 @@ def parse_args(argv: list[str] | None = None):
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,7 +43,7 @@ import torch
 import checkpoint
 import report
 import training
-from data import model_inputs, pad_rows
+from data import packed_inputs, pad_rows
 from files import EVAL_RESULTS, find_input_files
 from instances import Instances, checked_row, open_instances
 from modeling import BertConfig, BertForPreTraining, classification_loss, masked_lm_loss
@@ -51,12 +54,15 @@ ROWS_CHECKED = 100  # of each file before training: ids of another vocabulary sh
 # --- data ----------------------------------------------------------------------------------------
 
 
-def open_input(args, runtime, paths, config, tokenizer):
-    """The Instances of the files `paths`, once they are known to fit the flags and the model.
+def open_input(args, runtime, flag, config, tokenizer):
+    """The Instances of --input_file or --eval_file, once they fit the flags and the model.
 
-    Each rank opens its share of the files, and the ranks exchange how long each file is. Raises
-    ValueError if a file was made for other flags or another model, or if there are no instances.
+    `flag` is the name of one of the two. Each rank opens its share of the files, and the ranks
+    exchange how long each file is. Raises ValueError if a file was made for other flags or another
+    model, or if there are no instances.
     """
+    patterns = args.eval_file if flag == "eval_file" else args.input_file
+    paths = find_input_files(patterns, flag)
     sizes = torch.zeros(2, len(paths), dtype=torch.int64)
     for number in range(runtime.rank, len(paths), runtime.world_size):
         file = open_instances(paths[number])
@@ -64,14 +70,9 @@ def open_input(args, runtime, paths, config, tokenizer):
         sizes[:, number] = torch.tensor([len(file), file.checksum])
     rows, checksums = runtime.sum(sizes.to(runtime.device)).tolist()
     if not sum(rows):
-        raise ValueError(f"--input_file {args.input_file} contains no instances")
-
+        raise ValueError(f"--{flag} {patterns} contains no instances")
     instances = Instances(paths, rows, checksums, config.vocab_size)
-    summary = f"{len(instances):,} instances in {len(paths)} files"
-    if args.do_train:
-        epochs = args.num_train_steps * args.train_batch_size / len(instances)
-        summary += f", which training reads {epochs:.2f} times"
-    runtime.print(summary)
+    runtime.print(f"{flag}: {len(instances):,} instances in {len(paths)} files")
     return instances
 
 
@@ -100,13 +101,16 @@ def check_instances(args, file, config, tokenizer):
         checked_row(file, index, config.vocab_size)
 
 
-def make_batch(rows):
-    """(model inputs, masked positions, ids and weights [B, M], next-sentence labels [B])"""
-    positions = pad_rows([row.masked_lm_positions for row in rows])
-    ids = pad_rows([row.masked_lm_ids for row in rows])
-    weights = pad_rows([row.masked_lm_weights for row in rows])
+def make_batch(rows, width=0):
+    """(model inputs, masked positions, ids and weights [B, M], next-sentence labels [B])
+
+    M is the most masked positions of a row, or `width` if that is more.
+    """
+    positions = pad_rows([row.masked_lm_positions for row in rows], width)
+    ids = pad_rows([row.masked_lm_ids for row in rows], width)
+    weights = pad_rows([row.masked_lm_weights for row in rows], width)
     labels = torch.tensor([int(row.next_sentence_labels[0]) for row in rows])
-    return model_inputs(rows), positions, ids, weights, labels
+    return packed_inputs(rows), positions, ids, weights, labels
 
 
 # --- loss and figures ----------------------------------------------------------------------------
@@ -115,7 +119,7 @@ def make_batch(rows):
 def compute_loss(model, batch, totals):
     """A batch's share of its step's loss: a mean over masked words plus one over sentences."""
     inputs, positions, ids, weights, labels = batch
-    scores, next_scores = model(*inputs, positions)
+    scores, next_scores = model(*inputs, masked_lm_positions=positions)
     next_loss = classification_loss(next_scores, labels).sum() / totals.examples
     return masked_lm_loss(scores, ids, weights, totals.weight) + next_loss
 
@@ -126,7 +130,7 @@ def score_instances(model, batch):
     The last line of a row belongs to the next sentence.
     """
     inputs, positions, ids, weights, labels = batch
-    scores, next_scores = model(*inputs, positions)
+    scores, next_scores = model(*inputs, masked_lm_positions=positions)
     scored = []
     for logits, truth in ((scores, ids), (next_scores[:, None], labels[:, None])):
         logits = logits.float()
@@ -156,6 +160,22 @@ def evaluate(scored, batch_size, num_batches, global_step):
     }
 
 
+def evaluation(args, runtime, model, instances):
+    """A function that returns the figures on the first rows, on rank 0 alone."""
+
+    def figures_of(global_step=0):
+        number = min(len(instances), args.max_eval_steps * args.eval_batch_size)
+        rows = [instances[index] for index in range(number)]
+        scored = training.predict(
+            runtime, model, rows, args.eval_batch_size, make_batch, score_instances, "eval"
+        )
+        if scored is None:
+            return None
+        return evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
+
+    return figures_of
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -168,20 +188,35 @@ def execute(args) -> None:
     flags.check_model(config, tokenizer and tokenizer.vocab, args)
     if args.add_tokens and not tokenizer:
         raise ValueError("--add_tokens needs --vocab_file: without it there is no vocabulary")
-    paths = find_input_files(args.input_file)
 
     model = BertForPreTraining(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
     if tokenizer:
         tokenizer = training.add_tokens(args, runtime, model, tokenizer)
-    instances = open_input(args, runtime, paths, config, tokenizer)
+    instances = to_evaluate = open_input(args, runtime, "input_file", config, tokenizer)
+    if args.eval_file:
+        to_evaluate = open_input(args, runtime, "eval_file", config, tokenizer)
+    to_evaluate = to_evaluate.first(args.max_eval_examples)
+    instances = instances.first(args.max_train_examples)
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
+    if args.do_eval or (args.do_train and args.eval_steps):
+        figures_of = evaluation(args, runtime, model, to_evaluate)
     if args.do_train:
-        global_step = training.train(args, runtime, model, instances, make_batch, compute_loss)
+        epochs = args.num_train_steps * args.train_batch_size / len(instances)
+        runtime.print(f"training reads {len(instances):,} instances {epochs:.2f} times")
+        # CUDA graphs need the same number of masked positions in each step.
+        width = args.max_predictions_per_seq if runtime.device.type == "cuda" else 0
+        make = partial(make_batch, width=width)
+        evaluator = None
+        if args.eval_steps:
+            evaluator = training.Evaluator(
+                args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
+            )
+        global_step = training.train(args, runtime, model, instances, make, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
@@ -189,17 +224,13 @@ def execute(args) -> None:
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}
     if args.do_eval:
-        number = min(len(instances), args.max_eval_steps * args.eval_batch_size)
-        rows = [instances[index] for index in range(number)]
-        scored = training.predict(
-            runtime, model, rows, args.eval_batch_size, make_batch, score_instances, "eval"
-        )
+        results = figures_of(global_step)
         if runtime.is_main:
-            results = evaluate(scored, args.eval_batch_size, args.max_eval_steps, global_step)
             checkpoint.write_results(os.path.join(args.output_dir, EVAL_RESULTS), results)
     if runtime.is_main:
         evaluated_in = runtime.precision if results else None
-        report.write_report(args.output_dir, results, evaluated_in=evaluated_in)
+        facts = training.report_facts(runtime)
+        report.write_report(args.output_dir, results, (), evaluated_in, facts)
     runtime.barrier()
 
 

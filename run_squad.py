@@ -32,6 +32,8 @@ def parse_args(argv: list[str] | None = None):
         raise ValueError("--do_train needs --train_file")
     if args.do_predict and not args.predict_file:
         raise ValueError("--do_predict needs --predict_file")
+    if args.do_train and args.eval_steps and not args.predict_file:
+        raise ValueError("--eval_steps needs --predict_file, a file with answers")
 
     # As Google's validate_flags_or_throw: a window holds [CLS] question [SEP] text [SEP].
     if args.max_seq_length <= args.max_query_length + 3:
@@ -45,7 +47,10 @@ def parse_args(argv: list[str] | None = None):
 # --help and a wrong flag are answered here, before the imports below load PyTorch.
 ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
+import json
 import re
+import zlib
+from itertools import repeat
 
 import torch
 
@@ -53,7 +58,7 @@ import checkpoint
 import report
 import squad_metrics
 import training
-from data import TrainingExamples, model_inputs
+from data import TrainingExamples, batch_inputs
 from files import EVAL_RESULTS, NBEST_PREDICTIONS, NULL_ODDS, PREDICTIONS, WEIGHTS, Tally
 from modeling import BertConfig, BertForQuestionAnswering, span_loss
 from predict import converse
@@ -87,6 +92,11 @@ def load(args, runtime, tokenizer, name, path, is_training):
         tally,
         args.align_answers,
     )
+    if is_training:
+        examples = tally.first(examples, args.max_train_examples, "max_train_examples")
+    else:
+        examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
+        dataset = with_questions(dataset, {example.qas_id for example in examples})
     features = featurize(args, tokenizer, examples, is_training, tally)
     if not features:
         raise ValueError(f"{path} has no question that can be used")
@@ -130,6 +140,21 @@ def questions_of(dataset):
                 yield qa, paragraph["context"]
 
 
+def with_questions(dataset, ids):
+    """The dataset with those of its questions alone whose ids are given."""
+    articles = [
+        {
+            **article,
+            "paragraphs": [
+                {**paragraph, "qas": [qa for qa in paragraph["qas"] if question_id(qa) in ids]}
+                for paragraph in article["paragraphs"]
+            ],
+        }
+        for article in dataset["data"]
+    ]
+    return {**dataset, "data": articles}
+
+
 def scorable_part(args, runtime, dataset):
     """The dataset without questions that have no answer to compare with; None if none is left.
 
@@ -144,6 +169,8 @@ def scorable_part(args, runtime, dataset):
     kept = [qa for qa, _ in questions_of(scorable)]
     unmarked = [qa for qa in kept if not (qa.get("answers") or qa.get("is_impossible"))]
     if len(unmarked) == len(kept):
+        if args.do_train and args.eval_steps:
+            raise ValueError(f"--eval_steps: {args.predict_file} has no answers to compare with")
         runtime.print(f"the predict file has no answers: no EM and F1 ({left_out})")
         return None
     if num_left_out:
@@ -173,9 +200,7 @@ def predict(args, runtime, model, features, make_batch, title):
     def logits_of(model, batch):
         inputs, _ = batch
         start_logits, end_logits = model(*inputs)
-        lengths = inputs[2].sum(dim=1).tolist()
-        if args.compute_padding:
-            lengths = [args.max_seq_length] * len(lengths)
+        lengths = repeat(args.max_seq_length) if args.compute_padding else inputs[0].seqlens
         pairs = torch.stack([start_logits, end_logits], dim=1).float().cpu().numpy()  # [B, 2, S]
         return [pair[:, :length] for pair, length in zip(pairs, lengths)]
 
@@ -200,6 +225,23 @@ def answer_options(args, tokenizer):
         "never_split": tokenizer.never_split,
         "align_with": tokenizer if args.align_answers else None,
     }
+
+
+def make_evaluator(args, runtime, model, tokenizer, prediction_set, make_batch):
+    """The Evaluator of --eval_steps; `prediction_set` is (examples, features, scorable dataset)."""
+    examples, features, dataset = prediction_set
+    options = answer_options(args, tokenizer) | {"verbose_logging": False}
+
+    def figures_of():
+        results = predict(args, runtime, model, features, make_batch, "evaluation")
+        if results is None:
+            return None
+        answers = best_answers(examples, features, results, **options)
+        texts = {qas_id: answer.text for qas_id, answer in answers.items()}
+        return squad_metrics.evaluate(dataset, texts)
+
+    checksum = zlib.crc32(json.dumps(dataset).encode())
+    return training.Evaluator(args, figures_of, "f1", checksum)
 
 
 def write_answers(args, tokenizer, examples, features, results):
@@ -228,7 +270,7 @@ def write_answers(args, tokenizer, examples, features, results):
 
 
 def evaluate(args, dataset, answers, global_step):
-    """Writes the official figures; returns them and the report's section with the answers."""
+    """Writes the official figures, and returns them."""
     texts = {qas_id: answer.text for qas_id, answer in answers.items()}
     figures = {"global_step": global_step, **squad_metrics.evaluate(dataset, texts)}
     path = os.path.join(args.output_dir, EVAL_RESULTS)
@@ -239,11 +281,7 @@ def evaluate(args, dataset, answers, global_step):
             "F1 compares words, and most answers have no spaces between them: squad_metrics.py "
             "--characters compares characters"
         )
-    scored = [
-        score_question(qa, context, answers[question_id(qa)])
-        for qa, context in questions_of(dataset)
-    ]
-    return figures, [report.answers(scored)]
+    return figures
 
 
 def is_unspaced(dataset):
@@ -258,14 +296,21 @@ def score_question(qa, context, answer):
     figures = squad_metrics.evaluate(dataset, {question_id(qa): answer.text})
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
+        **answered_question(qa, context, answer),
+        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
+        "exact": exact > 0,
+        "f1": figures["f1"] / 100,
+    }
+
+
+def answered_question(qa, context, answer):
+    """One question with its answer, as `report.answers` takes it."""
+    return {
         "id": question_id(qa),
         "question": qa["question"],
         "context": context,
-        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
         "predicted": answer.text,
         "start": find_answer(context, answer),
-        "exact": exact > 0,
-        "f1": figures["f1"] / 100,
     }
 
 
@@ -309,7 +354,7 @@ def execute(args) -> None:
         train_examples, train_features, _ = load(
             args, runtime, tokenizer, "train", args.train_file, is_training=True
         )
-    if args.do_predict:
+    if args.do_predict or (args.do_train and args.eval_steps):
         predict_examples, predict_features, dataset = load(
             args, runtime, tokenizer, "predict", args.predict_file, is_training=False
         )
@@ -321,7 +366,7 @@ def execute(args) -> None:
         # Without a target, as in prediction, the position is None.
         starts = torch.tensor([row.start_position or 0 for row in rows])
         ends = torch.tensor([row.end_position or 0 for row in rows])
-        return model_inputs(rows, width), (starts, ends)
+        return batch_inputs(rows, width), (starts, ends)
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
@@ -330,7 +375,13 @@ def execute(args) -> None:
             fields=("input_ids", "segment_ids", "start_position", "end_position"),
             num_examples=len(train_examples),  # questions, as Google counts
         )
-        global_step = training.train(args, runtime, model, examples, make_batch, compute_loss)
+        evaluator = None
+        if args.eval_steps:
+            prediction_set = predict_examples, predict_features, scorable
+            evaluator = make_evaluator(args, runtime, model, tokenizer, prediction_set, make_batch)
+        global_step = training.train(
+            args, runtime, model, examples, make_batch, compute_loss, evaluator
+        )
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
 
@@ -341,10 +392,17 @@ def execute(args) -> None:
         if runtime.is_main:
             answers = write_answers(args, tokenizer, predict_examples, predict_features, results)
             if scorable:
-                figures, sections = evaluate(args, scorable, answers, global_step)
+                figures = evaluate(args, scorable, answers, global_step)
+            shown = score_question if scorable else answered_question
+            questions = [
+                shown(qa, context, answers[question_id(qa)])
+                for qa, context in questions_of(scorable or dataset)
+            ]
+            sections = [report.answers(questions)]
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
-        path = report.write_report(args.output_dir, figures, sections, evaluated_in)
+        facts = training.report_facts(runtime)
+        path = report.write_report(args.output_dir, figures, sections, evaluated_in, facts)
         print(f"report: {path}")
     if args.interactive:
         answer_typed(args, runtime, model, tokenizer, make_batch)

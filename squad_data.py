@@ -178,7 +178,7 @@ def read_squad_examples(
     and it is marked impossible. As in Google's reader, a question whose answer is not at its
     `answer_start` is skipped. So is one whose context is blank or ends before the answer, on which
     Google's reader crashes. The first few of these and their number are passed to `log`. Outside
-    training, answers are ignored.
+    training, answers are not placed; a question may have none.
 
     `dataset` is the result of `read_dataset`, if the caller already has it. How many questions were
     read and skipped is added to `tally`. With `align_answers`, characters that the
@@ -212,6 +212,8 @@ def read_squad_examples(
                 problem = _place_answer(
                     example, answer, context, char_to_word_offset, align_answers
                 )
+            else:
+                _check_answers(qa, here)
             if problem is None:
                 examples.append(example)
             else:
@@ -296,6 +298,19 @@ def _read_answer(qa, version_2_with_negative, where):
     text = _field(answers[0], "text", str, where)
     answer_start = _field(answers[0], "answer_start", int, where)
     return text, answer_start
+
+
+def _check_answers(qa, where):
+    """Raises ValueError unless a question's answers, if it has any, can be compared with."""
+    if qa.get("is_impossible") is not None:
+        _field(qa, "is_impossible", bool, where)
+    if qa.get("answers") is None:
+        return
+    for number, answer in enumerate(_field(qa, "answers", list, where)):
+        here = f"{where}.answers[{number}]"
+        _field(answer, "text", str, here)
+        if answer.get("answer_start") is not None:
+            _field(answer, "answer_start", int, here)
 
 
 def _place_answer(example, answer, context, char_to_word_offset, align_answers):

@@ -8,26 +8,34 @@ features, one computes the loss or the outputs of a batch.
 import atexit
 import contextlib
 import inspect
+import itertools
 import math
 import os
+import platform
+import re
 import signal
 import sys
 import threading
+import time
 import zlib
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 import flags
 import precision
 import tokenization
 from checkpoint import (
+    TASKS,
     check_output_dir,
+    checkpoints,
     find_start,
     inspect_folder,
     order_of_labels,
@@ -40,14 +48,22 @@ from checkpoint import (
     take_from_folder,
 )
 from convert_tf_checkpoint_to_pytorch import load_tf_weights
-from data import length_sorted_batches, num_train_steps, step_examples, token_batches
+from cuda_graphs import BUCKET, Capture, GraphedStep
+from data import (
+    length_sorted_batches,
+    num_train_steps,
+    prefetched,
+    step_examples,
+    token_batches,
+)
 from files import FolderLock
 from modeling import add_word_rows
 from optimization import create_optimizer
-from progress import Log, summary_writer
+from padding import BatchBuffer, PackedInputs, map_batch, to_device
+from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
 from vocabulary import read_new_tokens
-from weights import fingerprint, load_weights
+from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
 
 # --- device and ranks ----------------------------------------------------------------------------
 
@@ -134,11 +150,16 @@ def setup(args) -> Runtime:
         )
 
     cuda = torch.cuda.is_available() and not args.no_cuda
+    num_gpus = torch.cuda.device_count() if cuda else 0
+    if cuda and local_rank >= num_gpus:
+        raise ValueError(
+            f"local rank {local_rank} has no GPU, since there are only {num_gpus} here: start one "
+            f"rank for each, with torchrun --nproc_per_node={num_gpus}, or give --no_cuda"
+        )
     if args.fp16 and not cuda:
         raise ValueError("--fp16 needs a GPU, and there is none here; use --bf16 on a CPU")
     if args.compile and not cuda:
         raise ValueError("--compile needs a GPU, and there is none here: leave it out")
-    num_gpus = torch.cuda.device_count() if cuda else 0
     if args.compile and local_rank < 0 and num_gpus > 1:
         raise ValueError(
             f"--compile needs one process for each GPU: torchrun --nproc_per_node={num_gpus} …"
@@ -178,7 +199,8 @@ def follow_checkpoint_precision(args, runtime) -> None:
 
 def place_model(args, runtime, model) -> None:
     """Moves `model` to the run's device, and compiles its layers where --compile asks for it."""
-    model.to(runtime.device)
+    with memory_advice("the model alone needs more; use --no_cuda, or a GPU with more memory"):
+        model.to(runtime.device)
     if args.compile:
         compile_layers(model)
 
@@ -194,8 +216,8 @@ def print_resources(args, runtime, model) -> None:
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(f"{device_summary(runtime)}, {size:,} parameters")
     if args.do_train:
-        # Weights, gradients and Adam's two moments, each a float32.
-        state = 16 * size
+        # Weights, gradients, Adam's two moments and the best weights, each a float32.
+        state = (20 if getattr(args, "keep_best", False) else 16) * size
         parts = runtime.world_size * args.gradient_accumulation_steps
         rows = math.ceil(args.train_batch_size / parts)
         masked = getattr(args, "max_predictions_per_seq", 0)
@@ -206,11 +228,51 @@ def print_resources(args, runtime, model) -> None:
         )
 
 
+@contextlib.contextmanager
+def memory_advice(advice: str):
+    """Makes an allocation that fails in its body a ValueError of one line with this advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_gpu = isinstance(error, torch.OutOfMemoryError)
+        # PyTorch's error where the CPU's memory is used up has no type of its own.
+        if not (is_gpu or isinstance(error, MemoryError) or "allocate memory" in str(error)):
+            raise
+        where = "the GPU" if is_gpu else "this machine"
+        raise ValueError(f"out of memory on {where}: {advice}") from None
+
+
+def step_advice(args, runtime) -> str:
+    """What to change if a step of training does not fit into memory."""
+    parts = args.gradient_accumulation_steps
+    rows = math.ceil(args.train_batch_size / (runtime.world_size * parts))
+    more = min(2 * parts, args.train_batch_size // runtime.world_size)
+    change = "lower --max_seq_length, or use a smaller model"
+    if more > parts:
+        change = (
+            f"the same command with --gradient_accumulation_steps {more} (now {parts}) needs less "
+            f"and learns the same"
+        )
+    return (
+        f"a step computed {rows} of its {args.train_batch_size} examples at a time, each of up to "
+        f"{args.max_seq_length} WordPieces; {change}"
+    )
+
+
 def device_summary(runtime) -> str:
     """Device, threads, ranks and precision, as in the first line of a run."""
     device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     threads = count(torch.get_num_threads(), "thread")
     return f"{device}, {threads}, {count(runtime.world_size, 'rank')}, {runtime.precision}"
+
+
+def report_facts(runtime) -> dict[str, str]:
+    """When and on what this process computes, as lines of its report."""
+    now = datetime.now(timezone.utc)
+    return {
+        "date": f"{now.day} {now:%B %Y, %H:%M} UTC",
+        "device": f"{platform.machine()}: {device_summary(runtime)}",
+    }
 
 
 def count(number, noun) -> str:
@@ -251,8 +313,21 @@ def parallel(runtime, model):
             f"one process uses {num_gpus} GPUs; one process for each is faster: "
             f"torchrun --nproc_per_node={num_gpus} {' '.join(sys.argv)}"
         )
-        return torch.nn.DataParallel(AutocastForward(model, runtime))
+        return PaddedForward(torch.nn.DataParallel(AutocastForward(model, runtime)))
     return model
+
+
+class PaddedForward(torch.nn.Module):
+    """`module` with packed inputs padded, because DataParallel divides rows of [B, S] tensors."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs, **more):
+        if isinstance(inputs[0], PackedInputs):
+            inputs = inputs[0].padded()
+        return self.module(*inputs, **more)
 
 
 class AutocastForward(torch.nn.Module):
@@ -267,9 +342,9 @@ class AutocastForward(torch.nn.Module):
         self.module = module
         self.runtime = runtime
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **more):
         with self.runtime.autocast():
-            return self.module(*inputs)
+            return self.module(*inputs, **more)
 
 
 def sum_gradients(_, bucket):
@@ -353,7 +428,8 @@ def load_initial_weights(
     """Fills `model` from PyTorch weights or a TensorFlow checkpoint and prints what was left out.
 
     `labels` are those of a classifier's outputs, which are put into that order. Raises ValueError
-    if the head has no weights, unless `head_may_be_new`, and if ranks have loaded other weights.
+    if the head has no weights or is for another task, unless `head_may_be_new`, and if ranks have
+    loaded other weights.
     """
     if path is None:
         runtime.print("no --init_checkpoint: the model starts from random weights")
@@ -362,14 +438,18 @@ def load_initial_weights(
     else:
         folder = inspect_folder(path)
         load = load_tf_weights if folder.is_tensorflow else load_weights
-        unfilled, unused = load(model, path, pooler_is_read)
+        if not has_head_of_another_task(folder, model):
+            unfilled, unused = load(model, path, pooler_is_read)
+        elif head_may_be_new:
+            unfilled, unused = load_without_classifier(model, path)
+        else:
+            raise ValueError(f"{path} is a model for {folder.task}: fine-tune it for this task")
         if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
             raise ValueError(
                 f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first"
             )
         runtime.print(
-            f"weights from {path}; new: {', '.join(unfilled) or 'none'}; "
-            f"not used: {', '.join(unused) or 'none'}"
+            f"weights from {path}; new: {summary_of(unfilled)}; not used: {summary_of(unused)}"
         )
         if labels is not None and "classifier.weight" not in unfilled:
             order_outputs(model, folder, labels, runtime)
@@ -377,6 +457,42 @@ def load_initial_weights(
         config = getattr(model, "bert", model).config
         values = {"checksum": fingerprint(model.state_dict()), "configuration": config.to_dict()}
         runtime.require_equal("the weights", values)
+
+
+def has_head_of_another_task(folder, model) -> bool:
+    """Whether the classifier in a folder has the model's names but classifies something else."""
+    own = TASKS.get(type(model).__name__)
+    theirs = "classification" if folder.task == "regression" else folder.task
+    same_names = ("classification", "tagging", "multiple choice")
+    differs = own in same_names and theirs in same_names and own != theirs
+    return differs and not folder.is_tensorflow
+
+
+def load_without_classifier(model, path) -> tuple[list[str], list[str]]:
+    """As `load_weights`, but leaves the classifier of the file out."""
+    weights = read_state_dict(path)
+    head = [name for name in weights if standard_name(name).startswith("classifier.")]
+    try:
+        unfilled, unused = load_weights(
+            model, {name: tensor for name, tensor in weights.items() if name not in head}
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("the state dict", path, 1)) from None
+    return unfilled, unused + head
+
+
+# What may be new or not used without surprise: the tensors of a head, the slots of an optimizer.
+EXPECTED = r"(classifier|qa_outputs|cls\.predictions|cls\.seq_relationship)\.|.*/(adam_[mv])$"
+
+
+def summary_of(names) -> str:
+    """Names of tensors for one line: those of a head by its name alone, surprising ones in full."""
+    groups = Counter()
+    for name in names:
+        known = None if name in TIED else re.match(EXPECTED, name)
+        groups[(known[1] or f"…/{known[2]}") if known else name] += 1
+    counted = [name if number == 1 else f"{name} ({number})" for name, number in groups.items()]
+    return ", ".join(counted) or "none"
 
 
 def order_outputs(model, folder, labels, runtime) -> None:
@@ -425,62 +541,69 @@ class StepTotals(NamedTuple):
     weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def train(args, runtime, model, examples, make_batch, compute_loss) -> int:
-    """Trains `model` in place, from the newest checkpoint on. Returns the number of steps.
+def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=None) -> int:
+    """Trains `model` in place, from the newest checkpoint on. Returns the step of its weights.
 
     `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
     batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
     step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
-    of the whole batch.
+    of the whole batch; make_batch is called in a thread, while the step before runs. `evaluator` is
+    an Evaluator, for a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
     optimizer = create_optimizer(model, args.learning_rate, steps, warmup, args.schedule)
     scale = LossScale(args.loss_scale) if args.fp16 else None
 
+    evaluator = evaluator or Evaluator(args)
     config = getattr(model, "bert", model).config
-    key = resume_key(args, config, examples.fingerprint)
-    start = resume(args, runtime, model, optimizer, scale, key, steps)
+    key = resume_key(args, config, examples.fingerprint, evaluator.fingerprint)
+    done = start = resume(args, runtime, model, optimizer, scale, key, evaluator)
     replica = parallel(runtime, model)
     model.train()
+    train_step = make_train_step(args, runtime, replica, optimizer, scale, compute_loss)
+    if args.compile:
+        train_step = time_first_step(runtime, train_step)
+    prepare = partial(prepare_step, args, runtime, model, examples, make_batch)
+    batches = prefetched(prepare, range(start, steps))
 
-    with StopSignals() as signals, closing(Log(args, runtime, start, steps)) as log:
+    log = Log(args, runtime, start, steps, evaluator.evaluated)
+    with (
+        StopSignals(args, runtime) as signals,
+        closing(log),
+        closing(batches),
+        memory_advice(step_advice(args, runtime)),
+    ):
+        if evaluator.is_due(start, steps):  # A signal came before it.
+            evaluator.evaluate(runtime, model, start, log)
         unread = []
         for step in range(start, steps):
-            indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
-            parts = own_parts(args, runtime, examples, indices)
-            totals = step_totals(runtime, examples, parts, len(indices))
-
-            loss = 0.0
-            for micro_step, rows in enumerate(parts):
-                torch.manual_seed(dropout_seed(args.seed, step, micro_step, runtime.rank))
-                with sync_on_last(replica, micro_step, parts):
-                    with runtime.autocast():
-                        part_loss = compute_loss(replica, make_batch(rows), totals)
-                    # Outside autocast, so that what ran in float32 goes backward in float32 too.
-                    backward(part_loss, scale)
-                loss += part_loss.detach()
-
+            if evaluator.out_of_patience:
+                break
             learning_rate = optimizer.get_lr()
-            optimizer_step(optimizer, scale)
+            loss = train_step(*next(batches))
 
             done = step + 1
             unread.append((done, loss, learning_rate))
-            due = done == steps or done % args.save_checkpoints_steps == 0
+            save = done == steps or done % args.save_checkpoints_steps == 0
+            evaluate = evaluator.is_due(done, steps)
             stop = False
-            if due or may_read_losses(runtime, done):
+            if save or evaluate or may_read_losses(runtime, done):
                 stop = read_losses(runtime, unread, log, signals)
-            if due or stop:
+            if evaluate and not stop:
+                evaluator.evaluate(runtime, model, done, log)
+            if save or stop or evaluator.out_of_patience:
                 log.flush()
-                save_checkpoint(args, runtime, model, optimizer, done, scale, key)
+                evaluation = evaluator.state_dict()
+                save_checkpoint(args, runtime, model, optimizer, done, scale, key, evaluation)
             if stop:
                 end_stopped_run(args, runtime, log, signals, done)
         if signals.received:  # during the last checkpoint
-            end_stopped_run(args, runtime, log, signals, steps)
+            end_stopped_run(args, runtime, log, signals, done)
 
     if scale:
         runtime.print(f"float16: {scale.skipped} steps skipped, scale {scale.value:g}")
-    return steps
+    return evaluator.finish(runtime, model, done, steps)
 
 
 def num_steps(args, examples) -> tuple[int, int]:
@@ -497,14 +620,14 @@ def num_steps(args, examples) -> tuple[int, int]:
     return steps, int(steps * args.warmup_proportion)
 
 
-def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
+def resume(args, runtime, model, optimizer, scale, key, evaluator) -> int:
     """Restores the newest checkpoint where there is one; returns how many steps are done.
 
     Raises ValueError if ranks would start from other weights, data or files.
     """
     if runtime.world_size > 1:
         runtime.require_equal("what it trains on", key)
-    state = resume_or_clear(args, runtime, key, steps)
+    state = resume_or_clear(args, runtime, key)
     if state is None:
         return 0
     if args.bf16 and args.overwrite_output_dir:  # else `follow_checkpoint_precision` has done it
@@ -517,7 +640,39 @@ def resume(args, runtime, model, optimizer, scale, key, steps) -> int:
     optimizer.load_state_dict(state["optimizer"])
     if scale:
         scale.load_state_dict(state["scale"])
+    if state.get("evaluation"):  # Older checkpoints have none.
+        evaluator.load_state_dict(state["evaluation"])
     return state["step"]
+
+
+def prepare_step(args, runtime, model, examples, make_batch, step):
+    """What a step needs, made on the host: the seed of each part, a BatchBuffer of (parts, totals).
+
+    It depends on its arguments alone, so that it can be made ahead.
+    """
+    indices = step_examples(examples.shards, args.train_batch_size, step, args.seed)
+    parts = own_parts(args, runtime, examples, indices)
+    totals = own_totals(examples, parts, len(indices))
+    seeds = [dropout_seed(args.seed, step, number, runtime.rank) for number in range(len(parts))]
+    if runtime.device.type == "cuda":
+        torch.cuda.set_device(runtime.device)  # of this thread
+    return seeds, make_buffer(args, runtime, model, parts, totals, make_batch)
+
+
+def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
+    """The batches of all `parts` of a step, and its totals, as `make_train_step` takes them.
+
+    Raises ValueError for ids outside the model's tables.
+    """
+    with runtime.autocast():  # which decides how many rows a packed batch has
+        batches = tuple(make_batch(rows) for rows in parts)
+    if not why_no_graphs(args, runtime):
+        in_bucket = partial(PackedInputs.in_bucket, width=args.max_seq_length, multiple=BUCKET)
+        batches = map_batch(in_bucket, batches, PackedInputs)
+    prepared = BatchBuffer((batches, totals), runtime.device)
+    for packed in prepared.packed:  # before they lie where a look would wait
+        model.bert.check_ids(packed.input_ids, packed.token_type_ids)
+    return prepared
 
 
 def own_parts(args, runtime, examples, indices):
@@ -528,12 +683,85 @@ def own_parts(args, runtime, examples, indices):
     return [[examples[index] for index in part] for part in parts[first : first + accumulation]]
 
 
-def step_totals(runtime, examples, parts, num_examples) -> StepTotals:
-    """The StepTotals of a step of `num_examples`, of which this rank computes `parts`."""
+def own_totals(examples, parts, num_examples) -> StepTotals:
+    """The StepTotals of a step of `num_examples`; the weight is that of this rank's `parts`."""
     if examples.weight_of is None:
         return StepTotals(num_examples)
     weight = float(sum(examples.weight_of(row) for rows in parts for row in rows))
-    return StepTotals(num_examples, runtime.sum(torch.full((), weight, device=runtime.device)))
+    return StepTotals(num_examples, torch.tensor(weight))
+
+
+def sum_totals(runtime, totals) -> StepTotals:
+    """The StepTotals of all ranks, from this rank's."""
+    if totals.weight is None:
+        return totals
+    return totals._replace(weight=runtime.sum(to_device(totals.weight, runtime.device)))
+
+
+def make_train_step(args, runtime, replica, optimizer, scale, compute_loss):
+    """The function that does a step, of what `prepare_step` returns; it returns this rank's loss.
+
+    On a GPU it replays CUDA graphs, unless something in this run needs the host within a step.
+    """
+
+    def gradients(batch, totals):
+        """Forward and backward pass of one part of a step."""
+        with runtime.autocast():
+            loss = compute_loss(replica, batch, totals)
+        # Outside autocast, so that what ran in float32 goes backward in float32 too.
+        backward(loss, scale)
+        return loss.detach()
+
+    def eager_step(seeds, prepared):
+        parts, totals = prepared.load()
+        totals = sum_totals(runtime, totals)
+        loss = 0.0
+        for micro_step, (seed, batch) in enumerate(zip(seeds, parts)):
+            torch.manual_seed(seed)
+            with sync_on_last(replica, micro_step, parts):
+                loss += gradients(batch, totals)
+        optimizer_step(optimizer, scale)
+        return loss
+
+    reason = why_no_graphs(args, runtime)
+    if not reason:
+        capture = Capture(runtime.device)
+        return GraphedStep(gradients, optimizer, eager_step, capture, runtime.print)
+    if runtime.device.type == "cuda":
+        runtime.print(f"training without CUDA graphs, which is slower: {reason}")
+    return eager_step
+
+
+def time_first_step(runtime, train_step):
+    """`train_step`, which prints how long its first call takes: the layers are compiled in it."""
+    calls = itertools.count()
+
+    def timed_step(*step):
+        start = time.perf_counter()
+        loss = train_step(*step)
+        if next(calls) == 0:
+            seconds = time.perf_counter() - start
+            runtime.print(f"--compile: the first step took {seconds:.1f} s")
+        return loss
+
+    return timed_step
+
+
+def why_no_graphs(args, runtime) -> str:
+    """Why the steps of a run cannot be CUDA graphs, in words; "" if nothing speaks against them."""
+    if runtime.device.type != "cuda":
+        return "there is no GPU"
+    if not args.cuda_graphs:
+        return "--no_cuda_graphs"
+    if args.gradient_accumulation_steps > 1:
+        return "--gradient_accumulation_steps makes several parts of a step"
+    if args.fp16:
+        return "--fp16 decides on the host whether a step counts"
+    if runtime.world_size > 1:
+        return "several ranks exchange their gradients"
+    if torch.cuda.device_count() > 1:
+        return "one process uses several GPUs"
+    return ""
 
 
 def sync_on_last(replica, micro_step, parts):
@@ -603,6 +831,111 @@ class LossScale:
             setattr(self, name, value)
 
 
+# --- evaluation during training ------------------------------------------------------------------
+
+
+class Evaluator:
+    """Evaluates a model every --eval_steps, and does what --keep_best and --patience ask for.
+
+    figures_of()     {name: figure} of the model as it is, on rank 0; every rank calls it
+    metric           the name of the figure by which weights are the best
+    fingerprint      a checksum of the examples that are evaluated
+    lower_is_better  whether the lowest `metric` is the best, not the highest
+
+    Of equal figures the first is the best one; a figure that is not finite never is. Evaluation
+    changes nothing that training computes, since every part of a step seeds its own dropout.
+    """
+
+    STATE = ("evaluated", "best_step", "best_figure", "best_weights", "num_since_best")
+
+    def __init__(self, args, figures_of=None, metric="", fingerprint=None, lower_is_better=False):
+        self.eval_steps = getattr(args, "eval_steps", None)
+        self.keep_best = getattr(args, "keep_best", False)
+        self.patience = getattr(args, "patience", None)
+        self.figures_of = figures_of
+        self.metric = metric
+        self.fingerprint = fingerprint
+        self.lower_is_better = lower_is_better
+        self.evaluated = 0  # the last step after which there was an evaluation
+        self.best_step = 0
+        self.best_figure = None
+        self.best_weights = None  # with --keep_best, on the CPU
+        self.num_since_best = 0  # evaluations
+
+    def is_due(self, done, steps) -> bool:
+        """Whether to evaluate after `done` of `steps`."""
+        if self.figures_of is None or done <= self.evaluated:
+            return False
+        return done == steps or done % self.eval_steps == 0
+
+    def evaluate(self, runtime, model, done, log) -> None:
+        """Evaluates and logs; keeps the weights if they are the best. Every rank must call it."""
+        # Rank 0 decides for all, so that all stop after the same step with the same weights.
+        figures = runtime.gather(self.figures_of())[0]
+        model.train()
+        figures = {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in figures.items()
+            if name not in ("global_step", "loss")  # Google's; the log has others of these names
+        }
+        figure = figures[self.metric]
+        self.evaluated = done
+        self.num_since_best += 1
+        is_best = self.is_better(figure)
+        if is_best:
+            self.best_step = done
+            self.best_figure = figure
+            self.num_since_best = 0
+            if self.keep_best:
+                self.copy_weights(model)
+        log.add_evaluation(done, figures, self.metric, "; the best so far" if is_best else "")
+
+    def copy_weights(self, model) -> None:
+        """Keeps a copy of the model's weights, in the memory of the last copy."""
+        tensors = model.state_dict()
+        if self.best_weights is None:
+            self.best_weights = {n: torch.empty_like(t, device="cpu") for n, t in tensors.items()}
+        for name, tensor in tensors.items():
+            self.best_weights[name].copy_(tensor)
+
+    def is_better(self, figure) -> bool:
+        """Whether the figure is better than the best one so far."""
+        if not math.isfinite(figure) or self.best_figure is None:
+            return math.isfinite(figure)
+        return figure < self.best_figure if self.lower_is_better else figure > self.best_figure
+
+    @property
+    def out_of_patience(self) -> bool:
+        return bool(self.patience) and self.num_since_best >= self.patience
+
+    def finish(self, runtime, model, done, steps) -> int:
+        """Loads the best weights, if they are to be kept; returns the step of the weights."""
+        best = ""
+        if self.best_step:
+            best = f"{self.metric} {self.best_figure:.6g} after step {self.best_step}"
+        if done < steps:
+            found = f"no better figure than {best}" if best else f"no finite {self.metric}"
+            runtime.print(
+                f"stopped early after step {done} of {steps}: {found} in "
+                f"{count(self.num_since_best, 'evaluation')}"
+            )
+        if not self.keep_best:
+            return done
+        if self.best_weights is None:
+            runtime.print(f"no evaluation gave a finite {self.metric}: the last weights are kept")
+            return done
+        model.load_state_dict(self.best_weights)
+        runtime.print(f"the best weights are kept: {best}")
+        return self.best_step
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in self.STATE:
+            setattr(self, name, state[name])
+
+
 # --- watching and stopping a run -----------------------------------------------------------------
 
 STEPS_BETWEEN_READS = 10  # on a GPU, where reading a loss waits for it
@@ -636,11 +969,15 @@ def read_losses(runtime, unread, log, signals) -> bool:
 class StopSignals:
     """Catches SIGTERM and SIGINT, so that a run can finish its step and save before it ends.
 
-    `received` is the number of the first signal, 0 before it. A second one ends the run at once.
+    `received` is the number of the first signal, 0 before it. A second one ends the run at once,
+    with the conventional exit status and a line about what is kept in --output_dir. Both signals
+    are answered on the main rank as soon as they come.
     """
 
-    def __init__(self):
+    def __init__(self, args, runtime):
         self.received = 0
+        self.output_dir = args.output_dir
+        self.is_main = runtime.is_main
         self._handlers = {}
 
     def __enter__(self):
@@ -650,14 +987,31 @@ class StopSignals:
             self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error_type, *_):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self.received and error_type is KeyboardInterrupt:
+            newest = next(iter(checkpoints(self.output_dir).values()), None)
+            kept = "nothing was saved yet: the same command starts over"
+            if newest:
+                kept = f"{newest} is kept: the same command resumes from it"
+            self._answer(f"stopped without saving; {kept}")
+            sys.exit(128 + self.received)
 
     def _on_signal(self, number, _):
         if self.received:
             raise KeyboardInterrupt
         self.received = number
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._answer(
+            f"{name}: finishing this step and saving; once more stops at once, without saving"
+        )
+
+    def _answer(self, line):
+        if self.is_main:
+            bars_end = "\n" if sys.stderr.isatty() else ""
+            # Not print: a signal may come while another line is being printed.
+            os.write(2, f"{bars_end}{line}\n".encode())
 
 
 def end_stopped_run(args, runtime, log, signals, done) -> None:
@@ -698,12 +1052,16 @@ def predict(runtime, model, features, batch_size, make_batch, outputs_of, title)
         batches = length_sorted_batches(lengths, batch_size)
     own_batches = batches[runtime.rank :: runtime.world_size]
     quiet = title is None or not runtime.is_main
+    largest = max(map(len, batches), default=0)
+    advice = f"a batch held up to {largest} inputs: give a smaller batch size for prediction"
 
     outputs = []
-    for indices in tqdm(own_batches, title, unit="batch", disable=quiet, dynamic_ncols=True):
-        with runtime.autocast():
-            batch = make_batch([features[index] for index in indices])
-            outputs += zip(indices.tolist(), outputs_of(model, batch))
+    with Bar(len(own_batches), "batch", title, quiet=quiet) as bar, memory_advice(advice):
+        for indices in own_batches:
+            with runtime.autocast():
+                batch = make_batch([features[index] for index in indices])
+                outputs += zip(indices.tolist(), outputs_of(model, batch))
+            bar.update(1)
     if runtime.world_size > 1:
         gathered = [None] * runtime.world_size if runtime.is_main else None
         dist.gather_object(outputs, gathered)

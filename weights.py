@@ -126,7 +126,8 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
     heads may stay unfilled, and the pooler if the head that reads it does, or if no head reads it;
     of a model without a head the pooler's output is read unless `pooler_is_read` is False. Raises
     ValueError if another tensor of the encoder is missing or has another shape or type, or has no
-    place in the model; the model is then unchanged. Raises as `read_state_dict` for files.
+    place in the model, or if a value is not finite; the model is then unchanged. Raises as
+    `read_state_dict` for files.
     """
     import torch
 
@@ -165,6 +166,10 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
         hint = "" if ANCHOR in found else what_it_holds(held)
         raise ValueError(f"{source}: {name} is {there}, the model's is {needed}{hint}")
     _refuse_more(source, unused, model)
+    for name in sorted(fitting):
+        # The sum is fast to compute; it may also overflow, in float16.
+        if not given[name].sum().isfinite() and not given[name].isfinite().all():
+            raise ValueError(f"{source}: {name} holds values that are not finite numbers")
 
     with torch.no_grad():
         for name in fitting:
@@ -367,8 +372,11 @@ def _read_file(path):
             if weights.get(name) and is_state_dict(weights[name]):
                 return weights[name]
     if not is_state_dict(weights):
-        keys = ", ".join(map(str, weights)) if isinstance(weights, dict) else ""
-        hint = f" (its keys: {keys[:80]})" if keys else ""
+        values = weights if isinstance(weights, dict) else {}
+        others = [name for name, value in values.items() if not isinstance(value, torch.Tensor)]
+        hint = f" (its keys: {', '.join(map(str, values))[:80]})" if values else ""
+        if len(others) < len(values):
+            hint = f" ({others[0]} is of type {type(values[others[0]]).__name__})"
         raise ValueError(f"{path} is not a state dict: not all of its values are tensors{hint}")
     return weights
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing by turns, tables of ratios, the machine, the data.
+"""What the benchmarks share: timing in turns, tables of ratios, the machine, the data.
 
 Machines are shared and noisy, so contenders take turns (A B C, B C A, …) on the same input. The
 figures are medians of the ratios within each round, with the range of the middle half.
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 def parse_args(description, **extra):
     """Parses --quick, --json FILE, --threads N and the benchmark's own flags.
 
-    The latter are given as name=(default, help).
+    Those are given as name=(default, help).
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, small sizes only")
@@ -39,17 +39,17 @@ def parse_args(description, **extra):
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(args.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    if not getattr(args, "child", ""):  # whose output is read by the one that started it
+    if not getattr(args, "child", ""):  # The output of a child is read by its parent.
         threading.Thread(target=_repeat_progress, daemon=True).start()
     return args
 
 
 PROGRESS = {"line": "", "time": float("-inf")}
-SILENCE = 25  # seconds after which the last line of progress is said again
+SILENCE = 25  # seconds after which the last line of progress is printed again
 
 
 def progress(line):
-    """Says on stderr what is measured next, but not more than twice a second."""
+    """Prints to stderr what is measured next, at most twice a second."""
     now = time.monotonic()
     PROGRESS["line"] = line
     if now > PROGRESS["time"] + 0.5:
@@ -58,7 +58,7 @@ def progress(line):
 
 
 def _repeat_progress():
-    """A thread that sleeps nearly always, so that it does not disturb what is measured."""
+    """Runs in a thread that sleeps almost all the time, so as not to disturb measurements."""
     while True:
         time.sleep(1)
         if PROGRESS["line"] and time.monotonic() > PROGRESS["time"] + SILENCE:
@@ -66,11 +66,12 @@ def _repeat_progress():
 
 
 def precisions(asked=""):
-    """Names of the precisions to measure: `asked`, or both; without bfloat16 where it is emulated.
+    """Names of the precisions to measure: `asked`, or both.
 
-    Then the reason is printed. Ends the process where nothing is left.
+    Where bfloat16 is emulated it is left out, and the reason is printed. Exits if none is left.
     """
-    names, reason = [asked] if asked else ["float32", "bfloat16"], why_not_bfloat16()
+    names = [asked] if asked else ["float32", "bfloat16"]
+    reason = why_not_bfloat16()
     if reason and "bfloat16" in names:
         print(f"bfloat16 is left out: {reason} (BERT_FORCE_BF16=1 measures it)", flush=True)
         names.remove("bfloat16")
@@ -110,7 +111,7 @@ def machine(threads):
 
 
 def interleave(contenders, rounds, warmup=1, before=lambda: None):
-    """Times {name: function of the round's number} by turns; each round begins with the next one.
+    """Times {name: function of the round's number} in turns; each round starts with another one.
 
     `before` is called before each call and is not timed. Returns {name: [seconds of each round]}.
     """
@@ -130,7 +131,7 @@ def interleave(contenders, rounds, warmup=1, before=lambda: None):
 
 
 def spread(values):
-    """The median and the range of the middle half of some figures."""
+    """The median of some figures, and the range of the middle half."""
     values = sorted(values)
     low, high = values[len(values) // 4], values[(3 * len(values) - 1) // 4]
     return {"median": statistics.median(values), "low": low, "high": high}
@@ -145,7 +146,7 @@ def ratios(seconds, baseline):
 
 
 def peak_memory():
-    """This process's largest resident set in MB."""
+    """The largest resident set of this process, in MB."""
     if os.path.exists("/proc/self/status"):
         # getrusage also counts what the parent held when it started this process.
         with open("/proc/self/status", encoding="utf-8") as file:

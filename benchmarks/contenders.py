@@ -1,12 +1,14 @@
 """One step of this project and of transformers, for training and for prediction, on any device.
 
-A step is a function of a list of features. It pads as its program does, moves the batch to the
-device, computes and, for training, clips the gradients and updates the weights. Features have
-input_ids, segment_ids, and the targets of their task.
+A step is a function of a list of features. It packs or pads as its program does, moves the batch to
+the device, computes and, for training, clips the gradients and updates the weights. Features have
+input_ids, segment_ids, and the targets of their task, which for pre-training are named as those of
+instances.py.
 """
 
 import re
 import time
+from types import SimpleNamespace
 
 import common
 import numpy as np
@@ -14,12 +16,18 @@ import torch
 import transformers
 
 import run_classifier
+import run_pretraining
 import run_squad
-from data import model_inputs
-from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+import training as product
+from data import model_inputs, packed_inputs
+from modeling import (
+    BertConfig,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+)
 from optimization import create_optimizer
 from tokenization import FullTokenizer
-from training import compile_layers
 
 SHAPES = {
     "tiny": {
@@ -33,7 +41,8 @@ SHAPES = {
     },
 }  # fmt: skip
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-WIDTH = {"MRPC": 128, "SQuAD": 384}
+WIDTH = {"MRPC": 128, "SQuAD": 384, "pretraining": 128}
+MASKED = 20  # words of an instance in pre-training
 BATCH = {"MRPC": 32, "SQuAD": 12}
 TARGETS = {
     "MRPC": {"labels": "label_id"},
@@ -79,46 +88,104 @@ def targets_of(task, features):
     }
 
 
-def ours(task, shape, dtype, device, training=True, compiled=False):
-    """A step of this project, as in its drivers: without padding, BERTAdam, autocast, --compile."""
+# Of this project: {task: (model, loss of a batch)}.
+OURS = {
+    "MRPC": (BertForSequenceClassification, run_classifier.compute_loss),
+    "SQuAD": (BertForQuestionAnswering, run_squad.compute_loss),
+    "pretraining": (BertForPreTraining, run_pretraining.compute_loss),
+}
+
+
+def make_batch(task, features):
+    """A batch of this project, as its drivers make it."""
+    if task == "pretraining":
+        return run_pretraining.make_batch(features, MASKED)
+    targets = tuple(targets_of(task, features).values())
+    return packed_inputs(features), targets if len(targets) > 1 else targets[0]
+
+
+def ours(task, shape, dtype, device, training=True, compiled=False, graphs=True):
+    """A step of this project, as in its drivers: without padding, BERTAdam, autocast.
+
+    On a GPU with CUDA graphs, unless they are switched off, and with --compile if `compiled`. For
+    prediction a step takes any number of features and makes the batches itself.
+    """
+    kind, compute_loss = OURS[task]
     config = BertConfig(vocab_size=30522, type_vocab_size=2, **SHAPES[shape])
-    kind = BertForSequenceClassification if task == "MRPC" else BertForQuestionAnswering
-    with torch.device(device):
+    runtime = product.Runtime(torch.device(device, 0) if device == "cuda" else torch.device(device))
+    runtime.dtype = dtype
+    args = SimpleNamespace(
+        cuda_graphs=graphs, compile=compiled, gradient_accumulation_steps=1, fp16=False,
+        max_seq_length=WIDTH[task],
+    )  # fmt: skip
+    with runtime.device:
         model = kind(config).train(training)
-    if compiled:
-        compile_layers(model)
-    optimizer = create_optimizer(model, 2e-5, 1000, 100) if training else None
+    product.place_model(args, runtime, model)
+
+    def predict(features):
+        def outputs_of(model, batch):
+            outputs = model(*batch[0])
+            outputs = outputs[:, None] if task == "MRPC" else torch.stack(outputs, dim=1)
+            return list(outputs.float().cpu())
+
+        return product.predict(
+            runtime, model, features, None, lambda rows: make_batch(task, rows), outputs_of, None
+        )
+
+    if not training:
+        return predict
+    optimizer = create_optimizer(model, 2e-5, 1000, 100)
+    step = product.make_train_step(args, runtime, model, optimizer, None, compute_loss)
 
     def train(features):
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            loss, _ = model(*model_inputs(features), **targets_of(task, features))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        totals = product.StepTotals(len(features))
+        if task == "pretraining":
+            weight = sum(len(row.masked_lm_ids) for row in features)
+            totals = totals._replace(weight=torch.tensor(float(weight)))
+        prepared = product.make_buffer(
+            args, runtime, model, [features], totals, lambda rows: make_batch(task, rows)
+        )
+        return step([0], prepared)
 
-    @torch.inference_mode()
-    def predict(features):
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            outputs = model(*model_inputs(features))
-        outputs = outputs if task == "MRPC" else torch.stack(outputs)
-        return outputs.float().cpu()
-
-    return train if training else predict
+    return train
 
 
 def peer(task, shape, device="cpu", **options):
     """The model that transformers has for a task, with random weights."""
     config = transformers.BertConfig(vocab_size=30522, **SHAPES[shape], **options)
-    kind = "SequenceClassification" if task == "MRPC" else "QuestionAnswering"
+    kinds = {"MRPC": "SequenceClassification", "SQuAD": "QuestionAnswering"}
     with torch.device(device):
-        return getattr(transformers, f"BertFor{kind}")(config)
+        return getattr(transformers, f"BertFor{kinds.get(task, 'PreTraining')}")(config)
 
 
-def theirs(task, shape, dtype, device, training=True, width=0, half_weights=False):
+def their_batch(task, features, width, multiple, with_targets):
+    """{argument: tensor} for a model of transformers.
+
+    Padded to `width`, or if that is 0 to the longest row, rounded up to a `multiple`. In
+    pre-training the label of words that are not masked is -100, as its data collator sets it.
+    """
+    longest = max(len(feature.input_ids) for feature in features)
+    batch = dict(zip(INPUTS, model_inputs(features, width or -(-longest // multiple) * multiple)))
+    if not with_targets:
+        return batch
+    if task != "pretraining":
+        return batch | targets_of(task, features)
+    labels = torch.full_like(batch["input_ids"], -100)
+    for target, feature in zip(labels, features):
+        ids = torch.from_numpy(feature.masked_lm_ids)
+        target[torch.from_numpy(feature.masked_lm_positions)] = ids.long()
+    sentences = [int(feature.next_sentence_labels[0]) for feature in features]
+    return batch | {"labels": labels, "next_sentence_label": torch.tensor(sentences)}
+
+
+def theirs(
+    task, shape, dtype, device, training=True, width=0, half_weights=False, multiple=1, cudnn=True
+):
     """A step of transformers, as in its Trainer, but without the Trainer's own bookkeeping.
 
     Its default attention (SDPA), padded to `width` or the longest row, autocast or all weights in
-    `dtype`, fused AdamW, gradient norm 1.0.
+    `dtype`, fused AdamW, gradient norm 1.0. On a GPU, SDPA without `cudnn` does not plan anew for
+    each width, which takes 100 ms.
     """
     model = peer(task, shape, device).train(training)
     if half_weights:
@@ -126,8 +193,9 @@ def theirs(task, shape, dtype, device, training=True, width=0, half_weights=Fals
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=2e-5, fused=True) if training else None
 
-    def outputs_of(features, targets):
-        batch = dict(zip(INPUTS, model_inputs(features, width))) | targets
+    def outputs_of(features):
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        batch = their_batch(task, features, width, multiple, training)
         if device == "cuda":  # as its DataLoader: pinned, then copied without waiting
             batch = {
                 name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()
@@ -137,14 +205,14 @@ def theirs(task, shape, dtype, device, training=True, width=0, half_weights=Fals
             return model(**batch)
 
     def train(features):
-        outputs_of(features, targets_of(task, features)).loss.backward()
+        outputs_of(features).loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     @torch.inference_mode()
     def predict(features):
-        outputs = outputs_of(features, {})
+        outputs = outputs_of(features)
         pair = ("logits",) if task == "MRPC" else ("start_logits", "end_logits")
         return torch.stack([outputs[name] for name in pair]).float().cpu()
 

@@ -2,8 +2,8 @@
 
     python samples/demo_time.py MRPC_FOLDER MRPC_EPOCHS SQUAD_FOLDER SQUAD_EPOCHS
 
-Estimated from the number of words that it trains on and from the speed of a matrix product here, in
-the precision that --bf16 chooses here.
+The estimate comes from the number of words to train on and the speed of a matrix product, measured
+in the precision that --bf16 chooses on this machine.
 """
 
 import json
@@ -40,7 +40,8 @@ def words_of_squad(folder):
 
 def speed(dtype):
     """FLOP/s of a matrix product of the size that training uses."""
-    x, weight = torch.ones(1024, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
+    x = torch.ones(1024, 384, dtype=dtype)
+    weight = torch.ones(1536, 384, dtype=dtype)
     best = float("inf")
     for _ in range(8):
         start = time.perf_counter()

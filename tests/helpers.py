@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -91,6 +93,31 @@ def run(*command, timeout=120, **options):
     finally:
         process.kill()
     return Outcome(process.returncode, out, err)
+
+
+def run_ranks(count, *command, timeout=120, **options):
+    """Runs python with the arguments `command` as `count` ranks, as torchrun would.
+
+    It saves the launcher's own import of PyTorch. Returns one Outcome: the largest exit status, and
+    what all ranks printed, one after the other.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    more = options.pop("env", {})
+    processes = [
+        start(*command, env={"RANK": rank, "LOCAL_RANK": rank, **shared, **more}, **options)
+        for rank in map(str, range(count))
+    ]
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            printed = list(pool.map(lambda one: one.communicate(timeout=timeout), processes))
+    finally:
+        for process in processes:
+            process.kill()
+    out, err = map("".join, zip(*printed))
+    return Outcome(max(abs(process.returncode) for process in processes), out, err)
 
 
 # --- output folders -------------------------------------------------------------------------------

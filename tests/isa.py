@@ -2,8 +2,8 @@
 
     python tests/isa.py
 
-Kernels for other CPUs add in another order and round elsewhere. A level caps PyTorch's, oneDNN's
-and MKL's instructions alike, so that one CPU stands in for the lesser ones of its kind.
+Kernels for other CPUs sum in a different order, and so round differently. A level caps the
+instructions of PyTorch, oneDNN and MKL alike, so that one CPU can stand in for older ones.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-# level: what it needs, and the caps on PyTorch, on oneDNN and on MKL, each in its own words.
+# Level -> the CPU feature that it needs, and the values of VARIABLES.
 LEVELS = {
     "default": (None, "default", "SSE41", "SSE4_2"),
     "avx2": ("avx2", "avx2", "AVX2", "AVX2"),
@@ -26,7 +26,7 @@ VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIO
 
 
 def levels():
-    """{level: caps} of those that this CPU can run."""
+    """{level: {variable: value}} of the levels that this CPU can run."""
     found = torch.cpu.get_capabilities()
     if found.get("architecture") not in ("x86_64", "x86"):
         return {"default": {"ATEN_CPU_CAPABILITY": "default"}, "this CPU's own": {}}
@@ -38,7 +38,7 @@ def levels():
 
 
 def run_tests(caps, threads):
-    """(number of tests that passed, seconds); prints the output and ends where one failed."""
+    """(number of tests that passed, seconds). Prints the output and exits if a test failed."""
     # One thread each for two workers, or two threads for one process: two cores either way.
     workers = ["-n", "2", "--dist", "loadfile"] if threads == 1 else ["-p", "no:xdist"]
     env = os.environ | caps | {"BERT_TEST_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

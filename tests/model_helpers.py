@@ -118,9 +118,12 @@ class Replicas(torch.nn.Module):
         super().__init__()
         self.module, self.devices = module, devices
 
-    def forward(self, *inputs):
-        chunks = zip(*(tensor.chunk(self.devices) for tensor in inputs))
-        outputs = [self.module(*chunk) for chunk in chunks]
+    def forward(self, *inputs, **more):
+        chunks = zip(*(tensor.chunk(self.devices) for tensor in (*inputs, *more.values())))
+        outputs = [
+            self.module(*chunk[: len(inputs)], **dict(zip(more, chunk[len(inputs) :])))
+            for chunk in chunks
+        ]
         if isinstance(outputs[0], tuple):
             return tuple(map(torch.cat, zip(*outputs)))
         return torch.cat(outputs)

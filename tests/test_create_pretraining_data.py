@@ -478,7 +478,7 @@ def test_other_tfrecords(tmp_path):
             list(TFRecordFile(tmp_path / "x"))
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- what is reported -----------------------------------------------------------------------------
 
 
 def test_lines_are_accounted_for(vocab_file, tmp_path):

@@ -1,5 +1,8 @@
 """data.py: pairs, padding, the order of examples, batches."""
 
+import threading
+import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +14,15 @@ from data import (
     epoch_order,
     join_pair,
     length_sorted_batches,
+    mean_of_windows,
     model_inputs,
     num_train_steps,
     pad_rows,
+    prefetched,
     step_examples,
     token_batches,
     truncate_seq_pair,
+    windows_of_pair,
 )
 from run_classifier import MrpcProcessor, convert_examples_to_features
 from tokenization import FullTokenizer
@@ -228,3 +234,78 @@ def test_token_batches_hold_their_budget(budget):
         if following is not None:  # there was no room for one more
             assert lengths[batch].sum() + lengths[following[0]] > budget
     assert token_batches([], budget) == []
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(5, 30), st.integers(1, 40))
+def test_windows_cover_a_text_that_is_too_long(a, b, limit, stride):
+    ids_a, ids_b = [*range(a)], [*range(100, 100 + b)]
+    windows, num_lost = windows_of_pair(ids_a, ids_b, limit, stride)
+    room = limit - (3 if b else 2)
+    assert all(len(part_a) + len(part_b) <= room for part_a, part_b in windows)
+    if a + b <= room:
+        assert windows == [(ids_a, ids_b)] and num_lost == 0
+        return
+    which = 0 if a > b else 1
+    longer, other = [(ids_a, ids_b), (ids_b, ids_a)][which]
+    assert {window[1 - which] == other[: room // 2] for window in windows} == {True}
+    assert num_lost == max(0, len(other) - room // 2)
+    starts = [window[which][0] - longer[0] for window in windows]
+    size = room - len(other[: room // 2])
+    assert starts == [number * min(stride, size) for number in range(len(windows))]
+    assert sorted({piece for window in windows for piece in window[which]}) == longer
+    assert len(windows) == 1 or starts[-2] + size < len(longer), "the last window adds nothing"
+
+
+def test_the_mean_of_windows():
+    logits = np.array([[1, 2], [3, 5], [5, -1], [0.1, 0.7]], np.float32)
+    found = mean_of_windows(logits, [1, 2, 1])
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1, 2], [4, 2], logits[3].tolist()]  # of one window: its own bits
+
+
+# --- made ahead in a thread ----------------------------------------------------------------------
+
+
+def threads():
+    return set(threading.enumerate())
+
+
+def test_prefetched_results_come_in_order_and_from_another_thread():
+    before, seen = threads(), []
+    with closing(prefetched(lambda n: (n, threading.current_thread()), range(7))) as results:
+        for number, (value, thread) in enumerate(results):
+            seen.append(value)
+            assert value == number and thread not in before
+    assert seen == [*range(7)] and threads() == before
+
+
+def test_prefetching_goes_on_while_its_result_is_used_but_not_far():
+    started, ahead = [], threading.Event()
+
+    def function(number):
+        started.append(number)
+        if number == 1:
+            ahead.set()
+        return number
+
+    with closing(prefetched(function, range(100))) as results:
+        assert next(results) == 0
+        assert ahead.wait(10)
+        time.sleep(0.05)
+        assert len(started) <= 3
+    assert len(started) <= 4  # the thread ends with its consumer
+
+
+def test_an_exception_comes_where_its_result_would():
+    before, error = threads(), ValueError("row 3 is damaged")
+
+    def function(number):
+        if number == 3:
+            raise error
+        return number
+
+    seen = []
+    with pytest.raises(ValueError) as caught:
+        for value in prefetched(function, range(9)):
+            seen.append(value)
+    assert caught.value is error and seen == [0, 1, 2] and threads() == before

@@ -174,27 +174,44 @@ def write_model(sandbox):
     ).ok()  # fmt: skip
 
 
+def squad_sample(name, paragraphs):
+    """The first paragraphs of a file of the samples, as a dataset."""
+    dataset = json.loads((SAMPLES / f"SQuAD/{name}.json").read_text("utf-8"))
+    found = [paragraph for article in dataset["data"] for paragraph in article["paragraphs"]]
+    return {**dataset, "data": [{"title": "", "paragraphs": found[:paragraphs]}]}
+
+
 def write_data(sandbox, mrpc):
     """The files that the documents' commands read."""
     folder = sandbox.root / "path/to"
     shutil.copytree(mrpc, folder / "glue/MRPC")
-    shutil.copytree(SAMPLES / "SQuAD", folder / "SQUAD")
-    dataset = json.loads((SAMPLES / "SQuAD/dev-v2.0.json").read_text("utf-8"))
-    paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
-    for qa in (qa for paragraph in paragraphs for qa in paragraph["qas"]):
-        qa["answers"] = qa["answers"][:1]  # as in a training file
-    (folder / "SQUAD/train-v2.0.json").write_text(json.dumps(dataset), "utf-8")
+
+    datasets = {name: squad_sample(name, 3) for name in ("train-v1.1", "dev-v1.1", "dev-v2.0")}
+    datasets["train-v2.0"] = squad_sample("dev-v2.0", 3)
+    for paragraph in datasets["train-v2.0"]["data"][0]["paragraphs"]:
+        for qa in paragraph["qas"]:
+            qa["answers"] = qa["answers"][:1]  # as in a training file
+    (folder / "SQUAD").mkdir()
+    for name, dataset in datasets.items():
+        (folder / f"SQUAD/{name}.json").write_text(json.dumps(dataset), "utf-8")
 
     rows = ["The soup was cold.\tnegative", "A fine evening.\tpositive"] * 16
     (folder / "reviews").mkdir()
     for file in ("train.tsv", "dev.tsv"):
         (folder / "reviews" / file).write_text("\n".join(rows) + "\n", "utf-8")
 
+    (folder / "reviews_csv").mkdir()
+    review = "text,sentiment,stars,topics\n"
+    review += '"Cold, but good.",positive,4,soup|service\nNever again.,negative,1.5,\n' * 16
+    (folder / "reviews_csv/train.csv").write_text(review, "utf-8")
+
     (sandbox.clone / "texts.txt").write_text("It rained.\nA bridge. ||| A river.\n", "utf-8")
     (sandbox.clone / "text").mkdir()
+    (article,) = squad_sample("dev-v2.0", 8)["data"]
+    documents = [p["context"].replace(". ", ".\n") for p in article["paragraphs"]]
     for number in range(2):
-        documents = [p["context"].replace(". ", ".\n") for p in paragraphs[number::2]]
-        (sandbox.clone / f"text/{number}.txt").write_text("\n\n".join(documents) + "\n", "utf-8")
+        text = "\n\n".join(documents[number::2]) + "\n"
+        (sandbox.clone / f"text/{number}.txt").write_text(text, "utf-8")
 
 
 @pytest.fixture(scope="module")

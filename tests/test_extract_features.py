@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_mistakes_are_told_before_any_work(tmp_path):
 
 
 def test_accents_and_unknown_words(tmp_path, capsys):
-    """--no_strip_accents keeps "é" apart from "e"; what the vocabulary lacks is told."""
+    """--no_strip_accents keeps "é" apart from "e"; what the vocabulary lacks is counted."""
     folder = write_tiny_model(tmp_path / "model")
     words = (folder / "vocab.txt").read_text("utf-8").split("\n")
     words[words.index("z")] = "é"
@@ -141,6 +142,28 @@ def test_blocks_keep_the_order(output_format, given, tmp_path, monkeypatch):
         contents.append(np.concatenate([np.ravel(rows) for rows in states]))
     assert np.abs(contents[0] - contents[2]).max() <= 2e-6
     assert np.abs(contents[1] - contents[2]).max() <= 2e-6
+
+
+def test_memory_does_not_grow_with_the_file(given, tmp_path, monkeypatch):
+    """Outputs are written block by block: those of earlier blocks are freed."""
+    true = extract_features.training.predict
+    sizes = []
+    earlier = []  # weak references to the outputs of each block
+
+    def predict(runtime, model, block, *more):
+        # The last block's may still be in a variable of the loop.
+        assert not any(reference() is not None for ref in earlier[:-1] for reference in ref)
+        outputs = true(runtime, model, block, *more)
+        sizes.append(sum(output.size for output in outputs))
+        earlier.append([weakref.ref(output) for output in outputs])
+        return outputs
+
+    monkeypatch.setattr(extract_features.training, "predict", predict)
+    monkeypatch.setattr(extract_features, "VALUES_PER_BLOCK", 2000)
+    (tmp_path / "in.txt").write_text("the of and\n" * 200)
+    extract_features.main([*given, "--batch_size=4"])
+    batch = 4 * 5 * 24  # texts, WordPieces, hidden_size
+    assert sum(sizes) == 200 * 5 * 24 and max(sizes) < 2000 + batch
 
 
 def test_texts_are_accounted_for(given, tmp_path, capsys):

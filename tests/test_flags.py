@@ -4,7 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, model_flags, run
+from helpers import ROOT, SAMPLES, model_flags, run
 
 import checkpoint
 import convert_pytorch_checkpoint_to_tf
@@ -32,7 +32,9 @@ NEEDED = [f"--vocab_file={__file__}", f"--bert_config_file={__file__}", "--outpu
 
 
 def parse(*argv):
-    return run_classifier.parse_args(["--task_name=MRPC", f"--data_dir={ROOT}", *NEEDED, *argv])
+    return run_classifier.parse_args(
+        ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}", *NEEDED, *argv]
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,13 +236,15 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 # What a resumed run must have in common with the run that was stopped, beside the content of its
 # files and the training examples.
 DECIDE = {
-    "bf16", "do_lower_case", "fp16", "learning_rate", "loss_scale", "max_seq_length",
-    "never_split", "schedule", "seed", "strip_accents", "train_batch_size",
+    "bf16", "do_lower_case", "fp16", "keep_best", "learning_rate", "loss_scale",
+    "max_seq_length", "max_train_examples", "never_split", "patience", "schedule", "seed",
+    "strip_accents", "train_batch_size",
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
-        "compute_padding", "header", "label_column", "labels", "language", "num_train_epochs",
-        "task_name", "text_columns", "warmup_proportion",
+        "class_weights", "compute_padding", "dev_fraction", "doc_stride", "header", "label_column",
+        "labels", "language", "multi_label", "num_train_epochs", "task_name", "text_columns",
+        "warmup_proportion",
     },
     "run_squad": {
         "align_answers", "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",
@@ -253,15 +257,27 @@ DECIDE_IN = {
 @pytest.mark.parametrize("script", DECIDE_IN)
 def test_flags_that_a_resumed_run_must_repeat(script):
     more = {
-        "run_classifier": ["--task_name=MRPC", f"--data_dir={ROOT}"],
+        "run_classifier": ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}"],
         "run_squad": [f"--train_file={__file__}"],
         "run_pretraining": ["--input_file=i"],
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
-    assert checkpoint.resume_key(args, BertConfig(vocab_size=9), 0).keys() == {
+    config = BertConfig(vocab_size=9)
+    key = checkpoint.resume_key(args, config, 0).keys()
+    assert key == {
         *DECIDE, *DECIDE_IN[script], "meaning of --bert_config_file", "content of --vocab_file",
         "content of --init_checkpoint", "training examples",
     }  # fmt: skip
+    # With --keep_best or --patience what is evaluated, and when, decides the result too.
+    evaluation = {
+        "run_classifier": {"eval_batch_size"},
+        "run_squad": {"n_best_size", "max_answer_length", "null_score_diff_threshold"},
+        "run_pretraining": {"eval_batch_size", "max_eval_steps"},
+    }[script] | {"eval_steps", "max_eval_examples", "examples to evaluate"}
+    for name, value in (("keep_best", True), ("patience", 3)):
+        setattr(args, name, value)
+        assert checkpoint.resume_key(args, config, 0, 0).keys() - key == evaluation
+        setattr(args, name, None)
     # One flag's name stands for it in all scripts that train.
     for flag in declared(script):
         assert flag.may_differ == (flag.name in flags.MAY_DIFFER)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from helpers import assert_same_weights, model_flags, run, start, weights
+from helpers import assert_same_weights, model_flags, run, run_ranks, start, weights
 
 import checkpoint
 import convert_pytorch_checkpoint_to_tf
@@ -488,6 +488,13 @@ def test_a_vocabulary_that_contradicts_stops_the_run(tiny_model, mrpc, tmp_path,
         f"--vocab_file={tmp_path / 'v.txt'}", f"--output_dir={tmp_path / 'out'}",
     )  # fmt: skip
     assert outcome.status == 2 and f"v.txt:101 is {words[100]!r}, but in " in outcome.err
+    # A file that is not a vocabulary may have one long line.
+    (tmp_path / "v.txt").write_text("\n".join([*words[:50], "x" * 9999, *words[51:]]), "utf-8")
+    with pytest.raises(ValueError, match=f"v.txt:51 is '{'x' * 40}', but in "):
+        run_classifier.main([
+            *command(mrpc, "--do_train"), f"--init_checkpoint={tiny_model}",
+            f"--vocab_file={tmp_path / 'v.txt'}", f"--output_dir={tmp_path / 'out'}",
+        ])  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -545,7 +552,7 @@ def test_which_flags_were_given_is_no_flag():
 # --- two processes -------------------------------------------------------------------------------
 
 
-def test_two_jobs_in_one_folder(tiny_model, mrpc, tmp_path):
+def test_two_jobs_in_one_folder(tiny_model, mrpc, tmp_path, call):
     """The second stops in one line; a kill leaves no lock."""
     out = f"--output_dir={tmp_path / 'out'}"
     given = ["run_classifier.py", *command(mrpc, "--do_train"), *model_flags(tiny_model), out]
@@ -556,7 +563,7 @@ def test_two_jobs_in_one_folder(tiny_model, mrpc, tmp_path):
         assert first.poll() is None and time.monotonic() < limit
         time.sleep(0.02)
     for more in ([], ["--overwrite_output_dir"]):
-        second = run(*given, "--num_train_epochs=2000", *more)
+        second = call(run_classifier, *given[1:], "--num_train_epochs=2000", *more)
         assert second.status == 2 and second.err.count("\n") == 1
         assert re.search(
             rf"--output_dir {tmp_path}/out is in use by process {first.pid} on \S+: wait for its "
@@ -568,7 +575,7 @@ def test_two_jobs_in_one_folder(tiny_model, mrpc, tmp_path):
     shutil.rmtree(tmp_path / "out", ignore_errors=False)
     (tmp_path / "out").mkdir()
     lock.write_text("process 1 on a machine that is gone")
-    run(*given).ok()
+    call(run_classifier, *given[1:]).ok()
     assert not lock.exists()
 
 
@@ -589,7 +596,6 @@ rank = os.environ["RANK"]
 import flags
 flags.run(run_classifier.main, [flag.replace("RANK", rank) for flag in sys.argv[1:]])
 """
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @pytest.mark.parametrize("action", ["--do_train", "--do_eval"])
@@ -607,7 +613,7 @@ def test_ranks_with_folders_of_their_own(action, copy, tiny_model, mrpc, tmp_pat
     if action == "--do_eval":
         (tmp_path / "out1").rmdir()
         other.rename(tmp_path / "out1")
-    outcome = run(*TORCHRUN, tmp_path / "ranks.py", *command(mrpc, action), *more,
+    outcome = run_ranks(2, tmp_path / "ranks.py", *command(mrpc, action), *more,
                   f"--output_dir={tmp_path}/outRANK")  # fmt: skip
     assert outcome.status > 0
     lines = {line for line in outcome.err.splitlines() if ": error: " in line}
@@ -629,7 +635,7 @@ def test_ranks_with_other_vocabularies(tiny_model, mrpc, tmp_path):
         text = (tiny_model / "vocab.txt").read_text("utf-8")
         (tmp_path / f"v{rank}/vocab.txt").write_text(text + "\n" * rank, "utf-8")
     more = [*model_flags(tiny_model)[1:], f"--vocab_file={tmp_path}/vRANK/vocab.txt"]
-    outcome = run(*TORCHRUN, tmp_path / "ranks.py", *command(mrpc, "--do_train"), *more,
+    outcome = run_ranks(2, tmp_path / "ranks.py", *command(mrpc, "--do_train"), *more,
                   f"--output_dir={tmp_path}/out")  # fmt: skip
     assert outcome.status > 0 and not (tmp_path / "out").exists()
     assert "rank 1 differs from rank 0 in what it trains on: content of --vocab_file" in outcome.err

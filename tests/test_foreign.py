@@ -6,6 +6,7 @@ the same in transformers.
 
 import dataclasses
 import json
+import re
 import types
 
 import numpy as np
@@ -312,6 +313,35 @@ def test_outputs_in_another_order_are_reordered(tmp_path, base, config, capsys):
     )
 
 
+@pytest.mark.parametrize("kind", ["BertForTokenClassification", "BertForMultipleChoice"])
+def test_a_classifier_of_something_else_is_a_new_head(kind, tmp_path, base, config, capsys):
+    """It has the names, and here the shape, of a classifier of texts."""
+    transformers = pytest.importorskip("transformers")
+    getattr(transformers, kind)(transformers.BertConfig(**config.to_dict())).save_pretrained(
+        tmp_path
+    )
+    ours = new(BertForSequenceClassification, config, 1 if "Choice" in kind else 2)
+    before = ours.classifier.weight.clone()
+    load_initial_weights(ours, str(tmp_path), RUNTIME, head_may_be_new=True)
+    assert torch.equal(ours.classifier.weight, before), "it would fit, but says something else"
+    assert re.search(r"; new: .*classifier \(2\).*; not used: classifier \(2\)\n$",
+                     capsys.readouterr().out)  # fmt: skip
+    with pytest.raises(ValueError, match=" is a model for (tagging|multiple choice): "):
+        load_initial_weights(ours, str(tmp_path), RUNTIME, head_may_be_new=False)
+
+
+def test_other_ways_to_name_labels(tmp_path, base, config):
+    classifier_folder(tmp_path, base, config, {"0": "no", "1": "yes"})
+    values = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    del values["id2label"]
+    values["label2id"] = {"yes": 1, "no": 0}
+    (tmp_path / "config.json").write_text(json.dumps(values), "utf-8")
+    assert checkpoint.inspect_folder(tmp_path).labels == ["no", "yes"]
+    values["id2label"] = ["yes", "no"]
+    (tmp_path / "config.json").write_text(json.dumps(values), "utf-8")
+    assert checkpoint.inspect_folder(tmp_path).labels == ["yes", "no"]
+
+
 @pytest.mark.parametrize(
     "names, labels, order",
     [
@@ -466,6 +496,9 @@ NAMED = {
                           "not a part of BERT"),
     "another layer": (with_one_more("bert.encoder.layer.2.output.dense.bias"), "layer.2.output",
                       "of a larger model than the configuration's"),
+    "a number among the tensors": (
+        lambda state: {**state, "global_step": 1000}, "not a state dict",
+        "(global_step is of type int)"),
     "two models": (
         lambda state: {**prefixed("model.")(state), **prefixed("module.")(state)},
         "holds two models: both model.bert.", " and module.bert."),

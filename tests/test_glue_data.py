@@ -1,5 +1,11 @@
 """glue_data.py: each task's files, in their own layout with its quirks; and a user's own files."""
 
+import csv
+import io
+import json
+from collections import Counter
+
+import numpy as np
 import pytest
 from glue_layouts import LAYOUTS, write, write_task
 from helpers import run
@@ -13,8 +19,9 @@ from glue_data import (
     Task,
     TsvProcessor,
     XnliProcessor,
+    class_weights,
     convert_examples_to_features,
-    labels_found,
+    dev_examples,
     load_processor,
 )
 from tokenization import FullTokenizer
@@ -238,17 +245,307 @@ def test_own_mistakes(tmp_path):
         own().get_train_examples(tmp_path)
 
 
-def test_labels_found(tmp_path):
-    write(tmp_path / "train.tsv", "one|two|opinion", *OWN, "short|row")
-    assert labels_found(tmp_path / "train.tsv", 2) == "good (2), opinion (1), bad (1)"
-    assert labels_found(tmp_path / "train.tsv", 7) == ""
+# --- a user's own files in other formats ----------------------------------------------------------
+
+TEXTS = ['He said "no".', "one, two", "line\nbreak", "café 😀", "it; is\ttabbed", "last"]
+ANSWERS = ["no", "yes", "no", "yes", "yes", "no"]
+
+
+def as_csv(rows, end="\n", start="", separator=","):
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=end, delimiter=separator).writerows(rows)
+    return (start + file.getvalue()).encode()
+
+
+def objects(names, rows):
+    return "".join(json.dumps(dict(zip(names, row))) + "\n" for row in rows).encode()
+
+
+PLAIN = [[text, label] for text, label in zip(TEXTS, ANSWERS)]
+INDEXED = [[number, *row] for number, row in enumerate(PLAIN)]
+FILES = {  # what is written, and the --text_columns and --label_column that read it
+    "pandas": (".csv", as_csv([["text", "label"], *PLAIN]), ("text", "label")),
+    "pandas with index": (".csv", as_csv([["", "text", "label"], *INDEXED]), ("text", "label")),
+    "pandas by number": (".csv", as_csv([["", "text", "label"], *INDEXED]), (1, 2)),
+    "pandas without names": (".csv", as_csv([["", "0", "1"], *INDEXED]), (0, 1)),
+    "no header": (".csv", as_csv(PLAIN), (0, 1)),
+    "spreadsheet": (
+        ".csv",
+        as_csv([["Label", "Text", ""], *([b, a, ""] for a, b in PLAIN)], "\r\n", "\ufeff"),
+        ("Text", "Label"),
+    ),  # fmt: skip
+    "to_json": (".jsonl", objects(("text", "label"), PLAIN), ("text", "label")),
+    "to_json by number": (".jsonl", objects(("id", "text", "label"), INDEXED), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_pandas_and_spreadsheets(name, tmp_path):
+    """The same examples from each; labels are found where they are not given."""
+    ending, content, (text, label) = FILES[name]
+    (tmp_path / f"train{ending}").write_bytes(content)
+    logged = []
+    labels = TsvProcessor(None, (text,), label).find_labels(str(tmp_path), logged.append)
+    assert labels == ("no", "yes")
+    (line,) = logged
+    assert line.endswith(f"train{ending} holds, sorted by name: no 3, yes 3")
+
+    processor = TsvProcessor(labels, (text,), label)
+    examples = processor.get_examples(str(tmp_path), "train", logged.append)
+    assert [(e.text_a, e.text_b, e.label) for e in examples] == [
+        (text, None, label) for text, label in zip(TEXTS, ANSWERS)
+    ]
+    assert str(processor.tally) == "rows read 6, used 6, skipped 0, cut 0"
+
+
+def test_files_of_one_task_may_differ_in_format_and_order(tmp_path):
+    (tmp_path / "train.csv").write_bytes(as_csv([["a", "b", "y"], ["1", "2", "no"]]))
+    (tmp_path / "dev.jsonl").write_bytes(objects(("y", "b", "a"), [["no", "4", "3"]]))
+    write(tmp_path / "test.tsv", "b|c|a", "6|x|5")
+    processor = own(labels=("no", "yes"), text_columns=("a", "b"), label_column="y")
+    read = [processor.get_examples(str(tmp_path), name)[0] for name in ("train", "dev", "test")]
+    assert [(e.text_a, e.text_b, e.label) for e in read] == [
+        ("1", "2", "no"), ("3", "4", "no"), ("5", "6", None)
+    ]  # fmt: skip
+    assert processor.files == {"train": "train.csv", "dev": "dev.jsonl", "test": "test.tsv"}
+
+
+def test_labels_of_json(tmp_path):
+    """Numbers and booleans are labels by their JSON names; null is an empty one."""
+    for values, found in (
+        ([True, False, True], ("false", "true")),
+        ([10, 9, 1.0, 10.0], ("1", "9", "10")),
+        (["10", "9", "b"], ("10", "9", "b")),
+        ([-1, 0, 1], ("-1", "0", "1")),
+    ):
+        (tmp_path / "train.jsonl").write_bytes(objects("tl", [["x", value] for value in values]))
+        processor = TsvProcessor(None, ("t",), "l")
+        assert processor.find_labels(str(tmp_path), lambda line: None) == found
+    for rows, message in (
+        ([["x", "a"], ["y", None]], r"train.jsonl:2: the label is empty"),
+        ([["x", ["a"]]], r"train.jsonl:1: \['a'\] is not a label"),
+        ([["x", "a"], [7, "a"]], r'train.jsonl:2: "t" is 7, not a text'),
+        ([["x", "a"], ["y"]], r'train.jsonl:2 has no "l"'),
+        ([["x", "a"], ["y", "a"]], r"holds only 'a': two labels or more are needed"),
+        ([["x", 0.5], ["y", 2]], r"holds numbers, as 0.5: give --labels none for a regression"),
+    ):
+        (tmp_path / "train.jsonl").write_bytes(objects("tl", rows))
+        with pytest.raises(ValueError, match=message):
+            TsvProcessor(None, ("t",), "l").find_labels(str(tmp_path))
+
+
+def test_texts_are_not_labels(tmp_path):
+    rows = [["t", "l"], *([f"text {number}", f"label {number % 9}"] for number in range(10))]
+    (tmp_path / "train.csv").write_bytes(as_csv(rows))
+    with pytest.raises(ValueError, match="holds 9 different values in 10 rows: is it the right on"):
+        TsvProcessor(None, ("t",), "l").find_labels(str(tmp_path))
+
+
+def test_null_is_an_empty_text(tmp_path):
+    """As pandas writes a missing value, in a .csv an empty cell."""
+    (tmp_path / "dev.jsonl").write_bytes(objects("abl", [["x", None, "no"], ["y", "z", "yes"]]))
+    processor = own(labels=("no", "yes"), text_columns=("a", "b"), label_column="l")
+    assert [e.text_b for e in processor.get_dev_examples(str(tmp_path))] == ["", "z"]
+    (tmp_path / "dev.jsonl").write_bytes(objects("abl", [["x", None, "no"]]) + b'{"a": "y"}')
+    with pytest.raises(ValueError, match='dev.jsonl:2 has no "b"'):
+        processor.get_dev_examples(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text;label\nfine;yes\n", r"train.csv:1: there is no column text .*semicolons seem to"),
+        (b"fine,yes\nbad,no\n", r"train.csv:1: there is no column text .* there are fine, yes$"),
+        (b"text,text,label\na,b,yes\n", r"train.csv:1 names two columns 'text': rename one"),
+        (b"text,label\na, b,yes\n", r"train.csv:2 has 3 columns, the first row has 2: a cell with"),
+        (b'text,label\n"a\nb",yes\nc,maybe\n', r"train.csv:4: the label 'maybe' is not one of"),
+        (b"text,label\na,\n", r"train.csv:2: the label '' is not one of no, yes"),
+        (b"", r"train.csv has no examples"),
+        (b"\n\n", r"train.csv has no examples"),
+        (b"text,label\n", r"train.csv has no examples"),
+        (b"text,label\na\nb\nc,yes\n", r"csv:2: expected at least 2 columns, found 1: columns are"),
+    ],
+)
+def test_mistakes_in_a_csv(content, message, tmp_path):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        own(labels=("no", "yes"), text_columns=("text",), label_column="label").get_examples(
+            str(tmp_path), "train"
+        )
+
+
+def test_short_rows_of_a_csv_are_counted(tmp_path):
+    """Spreadsheets leave out empty cells at the end of a row, or fill blank rows with commas."""
+    (tmp_path / "train.csv").write_bytes(b"t,l,note\na,no\n,,\nb\nc,yes,x,,\nd,yes,\n")
+    logged = []
+    processor = own(labels=("no", "yes"), text_columns=("t",), label_column="l")
+    examples = processor.get_examples(str(tmp_path), "train", logged.append)
+    assert [e.text_a for e in examples] == ["a", "c", "d"]
+    path = tmp_path / "train.csv"
+    assert logged == [
+        f"skipped: {path}:4: expected at least 2 columns, found 1",
+        f"{path}: rows skipped: 1, complete rows: 3",
+        f"{path}: blank rows skipped: 1",
+    ]
+    (tmp_path / "test.csv").write_bytes(b't\na\n""\nb\n')
+    assert [e.text_a for e in processor.get_examples(str(tmp_path), "test")] == ["a", "", "b"]
+
+
+def test_missing_files_are_named(tmp_path):
+    (tmp_path / "train.xlsx").touch()
+    with pytest.raises(FileNotFoundError, match="no train.tsv, train.csv or train.jsonl, but tr"):
+        own().get_examples(str(tmp_path), "train")
+    with pytest.raises(FileNotFoundError, match="or dev.jsonl: --dev_fraction 0.1 takes that pa"):
+        own().get_examples(str(tmp_path), "dev")
+    write(tmp_path / "dev.tsv", *OWN)
+    (tmp_path / "dev.csv").touch()
+    with pytest.raises(ValueError, match="has both dev.tsv and dev.csv"):
+        own().get_examples(str(tmp_path), "dev")
+
+
+# --- other kinds of a user's own task -------------------------------------------------------------
+
+
+def test_regression(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"t,score\na,1\nb,-2.5e1\n")
+    for columns in (("t", "score"), (0, 1)):
+        processor = TsvProcessor((), columns[:1], columns[1])
+        assert [e.label for e in processor.get_train_examples(str(tmp_path))] == [1.0, -25.0]
+        assert list(processor.metrics) == ["eval_pearson", "eval_spearman"]
+        assert processor.main_metric == "eval_pearson"
+        assert Task(processor).problem_type == "regression"
+    (tmp_path / "train.csv").write_bytes(b"a,1\nb,high\n")
+    with pytest.raises(ValueError, match="train.csv:2: the score 'high' is not a finite number"):
+        TsvProcessor((), (0,), 1).get_train_examples(str(tmp_path))
+
+
+def test_several_labels(tmp_path):
+    """Parted by |, trimmed, each once; an empty cell or list is none."""
+    cells = ["b | a", "", "c|a|c", "b"]
+    wanted = [("b", "a"), (), ("c", "a"), ("b",)]
+    (tmp_path / "train.csv").write_bytes(as_csv([["t", "l"], *(["x", cell] for cell in cells)]))
+    lists = [["b", "a"], None, ["c", "a", "c"], "b"]
+    for name, columns in (("train.csv", ("t", "l")), ("train.csv", (0, 1)), ("dev.jsonl", "tl")):
+        (tmp_path / "dev.jsonl").write_bytes(objects("tl", [["x", value] for value in lists]))
+        labels = TsvProcessor(None, columns[:1], columns[1], multi_label=True).find_labels(
+            str(tmp_path), lambda line: None
+        )
+        assert labels == ("a", "b", "c")
+        task = Task(TsvProcessor(labels, columns[:1], columns[1], multi_label=True))
+        examples, _ = task.get_examples(name.partition(".")[0], str(tmp_path), lambda line: None)
+        assert [e.label for e in examples] == wanted
+    assert task.problem_type == "multi_label_classification"
+    assert task.main_metric == "eval_micro_f1" and task.main_metric in task.metrics
+
+    (tmp_path / "dev.jsonl").write_bytes(objects("tl", [["x", ["a|b"]]]))
+    with pytest.raises(ValueError, match=r"dev.jsonl:1: \['a\|b'\] is not labels"):
+        task.get_examples("dev", str(tmp_path))
+    (tmp_path / "dev.jsonl").write_bytes(objects("tl", [["x", "a|d"]]))
+    with pytest.raises(ValueError, match="dev.jsonl:1: the label 'd' is not one of a, b, c"):
+        task.get_examples("dev", str(tmp_path))
+
+
+def test_features_of_several_labels(tiny_model):
+    tokenizer = FullTokenizer(tiny_model / "vocab.txt")
+    examples = [InputExample("", "the", None, ("c", "a")), InputExample("", "the", None, ())]
+    one, other = convert_examples_to_features(examples, ["a", "b", "c"], 16, tokenizer)
+    assert one.label_id.tolist() == [1, 0, 1] and other.label_id.tolist() == [0, 0, 0]
+    assert one.label_id.dtype == np.float32
+    with pytest.raises(ValueError, match="example x: the label 'd' is not one of a, b, c"):
+        examples = [InputExample("x", "the", None, ("a", "d"))]
+        convert_examples_to_features(examples, ["a", "b", "c"], 16, tokenizer)
+
+
+def test_a_processor_of_several_labels():
+    class Mine(MrpcProcessor):
+        labels, multi_label = ("a", "b"), True
+
+        def get_train_examples(self, data_dir):
+            return [InputExample("x", "one", None, label) for label in (["b"], (), self.last)]
+
+    Mine.last = ("a", "b")
+    examples, _ = Task(Mine()).get_examples("train", "")
+    assert [e.label for e in examples] == [("b",), (), ("a", "b")]
+    for last, message in (("ab", "'ab' must be a tuple of labels"), (["c"], "'c' is not one of a")):
+        Mine.last = last
+        with pytest.raises(ValueError, match=message):
+            Task(Mine()).get_examples("train", "")
+
+
+def test_dev_fraction(tmp_path):
+    """Train and dev part the file: each label has its share in both, the seed decides which."""
+    answers = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
+    rows = [[f"text {number}", answer] for number, answer in enumerate(answers)]
+    (tmp_path / "train.csv").write_bytes(as_csv([["t", "l"], *rows]))
+
+    def split(seed):
+        found = {}
+        for name in ("train", "dev"):
+            processor = TsvProcessor("abc", ("t",), "l", dev_fraction=0.2, seed=seed)
+            found[name] = processor.get_examples(str(tmp_path), name, logged.append)
+            assert processor.tally.skipped.total() == 100 - len(found[name])
+        return found
+
+    logged = []
+    found = split(5)
+    assert Counter(e.label for e in found["dev"]) == {"a": 12, "b": 6, "c": 2}
+    texts = [[e.text_a for e in found[name]] for name in ("train", "dev")]
+    assert sorted(texts[0] + texts[1]) == sorted(text for text, _ in rows)
+    assert split(5) == found and split(6) != found
+    assert logged[1] == (
+        f"the dev set is 20 of the 100 examples of {tmp_path / 'train.csv'} (--dev_fraction 0.2, "
+        f"seed 5): a 12, b 6, c 2"
+    )
+    (tmp_path / "test.csv").write_bytes(b"t\nx\n")
+    processor = TsvProcessor("abc", ("t",), "l", dev_fraction=0.001)
+    assert len(processor.get_test_examples(str(tmp_path))) == 1
+    with pytest.raises(ValueError, match="fraction 0.001 of the 100 examples of .* no dev"):
+        processor.get_dev_examples(str(tmp_path))
+    (tmp_path / "dev.jsonl").touch()
+    with pytest.raises(ValueError, match=r"--dev_fraction 0.001, but there is .*dev.jsonl"):
+        processor.get_train_examples(str(tmp_path))
+
+
+def test_dev_examples_of_scores_and_of_several_labels():
+    scores = np.random.RandomState(0).rand(1000)
+    chosen = scores[sorted(dev_examples(scores.tolist(), 0.1, 3))]
+    assert np.histogram(chosen, np.sort(scores)[[0, 250, 500, 750, 999]])[0].tolist() == [25] * 4
+    several = [("a",), ("a", "b"), ()] * 100
+    counts = Counter(several[index] for index in dev_examples(several, 0.3, 3))
+    assert set(counts.values()) == {30} and len(counts) == 3
+
+
+def test_class_weights():
+    """n / (k * count): 6 examples, 3 labels, counts 3, 2 and 1."""
+    label_ids = [0, 1, 0, 2, 1, 0]
+    assert class_weights("balanced", label_ids, "abc") == [6 / 9, 1.0, 2.0]
+    assert class_weights("1,0.5,4", label_ids, "abc") == [1, 0.5, 4]
+    for text, labels, kind, message in (
+        ("1,2", "abc", False, "--class_weights 1,2 has 2 numbers, but there are 3 labels: a, b, c"),
+        ("balanced", "abcd", False, "balanced: no training example has the label 'd'"),
+        ("balanced", "", False, "is for one label an example, not for a regression"),
+        ("1,2,3", "abc", True, "is for one label an example, not for several labels an example"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            class_weights(text, label_ids, labels, kind)
+
+
+def test_windows(tiny_model):
+    """Every WordPiece is in a window; each has the label and the place of its text."""
+    tokenizer = FullTokenizer(tiny_model / "vocab.txt")
+    examples = [InputExample("a", "the " * 5, None, "1"), InputExample("b", "a " * 20, None, "0")]
+    features = convert_examples_to_features(examples, ["0", "1"], 10, tokenizer, doc_stride=6)
+    assert [f.example for f in features] == [0, 1, 1, 1]
+    assert [f.label_id for f in features] == [1, 0, 0, 0]
+    assert [len(f.input_ids) for f in features] == [7, 10, 10, 10]
+    assert all(f.num_tokens == len(f.input_ids) for f in features)
 
 
 # --- every row is accounted for -------------------------------------------------------------------
 
 
 def test_a_test_file_gives_an_example_for_each_row(tmp_path):
-    """Blank ones too, at the start and at the end; only the newline that ends it is no row."""
+    """Blank ones too, at the start and at the end; the newline at its end does not begin a row."""
     path = tmp_path / "test.tsv"
     path.write_text("\nd\tw\n\t\ne\tv\n\n")
     logged = []

@@ -6,7 +6,17 @@ import warnings
 import numpy as np
 import pytest
 
-from glue_metrics import accuracy, f1, macro_f1, matthews, pearson, spearman
+from glue_metrics import (
+    accuracy,
+    f1,
+    macro_f1,
+    matthews,
+    micro_f1,
+    multi_label_macro_f1,
+    pearson,
+    spearman,
+    subset_accuracy,
+)
 
 METRICS = [accuracy, f1, matthews, pearson, spearman]
 
@@ -115,3 +125,37 @@ def test_macro_f1():
     assert macro_f1([0, 1, 2, 2], [0, 2, 2, 2]) == pytest.approx((1 + 0 + 4 / 5) / 3)
     assert macro_f1([0, 0], [0, 0]) == 1.0
     assert macro_f1([], []) == 0.0
+
+
+def test_several_labels_hand_worked():
+    # Of three labels: 1 of 2 and 2 found, 1 of 1 and 1, none of 0 and 1.
+    predictions = [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    labels = [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert micro_f1(predictions, labels) == 2 * 2 / (4 + 3)
+    assert multi_label_macro_f1(predictions, labels) == pytest.approx((0.5 + 1 + 0) / 3)
+    assert subset_accuracy(predictions, labels) == 1 / 3
+    for metric in (micro_f1, multi_label_macro_f1, subset_accuracy):
+        assert metric(np.zeros((0, 3)), np.zeros((0, 3))) == 0
+        with pytest.raises(ValueError, match="expected two"):
+            metric([[1, 0]], [[1, 0, 0]])
+        with pytest.raises(ValueError, match="expected two"):
+            metric([1, 0], [1, 0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_several_labels_equal_sklearn(seed):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    random = np.random.RandomState(seed)
+    predictions = random.rand(50, 7) > 0.7
+    labels = random.rand(50, 7) > 0.7
+    labels[:, 0] = predictions[:, 0] = False  # a label that is nowhere counts as 0
+    found = [
+        metric(predictions, labels) for metric in (micro_f1, multi_label_macro_f1, subset_accuracy)
+    ]
+    assert found == pytest.approx(
+        [
+            sklearn.f1_score(labels, predictions, average="micro"),
+            sklearn.f1_score(labels, predictions, average="macro", zero_division=0),
+            sklearn.accuracy_score(labels, predictions),
+        ]
+    )

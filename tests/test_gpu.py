@@ -8,17 +8,23 @@ conftest.py hides GPUs from the tests, so that they run alike everywhere; these 
 import copy
 import os
 import re
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from graph_helpers import STEPS, TASKS, TaskRun, assert_same_bits, refuse
 from helpers import SAMPLES, assert_same_weights, losses, model_flags, run
 from model_helpers import HEADS, golden, tiny, tiny_inputs, tiny_loss, worst
 
 import checkpoint
 import modeling
 import run_classifier
-from optimization import create_optimizer
+from cuda_graphs import Capture
+from data import model_inputs, packed_inputs
+from modeling import BertConfig
+from optimization import BERTAdam, create_optimizer
 from padding import Unpadding
 
 DEVICE = "cuda"
@@ -119,6 +125,170 @@ def test_a_step_does_not_wait_for_the_device(head, dtype):
             torch.cuda.set_sync_debug_mode("default")
 
 
+# --- steps as CUDA graphs ------------------------------------------------------------------------
+
+
+class Run(TaskRun):
+    """Steps of a task on the GPU."""
+
+    def __init__(self, task="classification", **options):
+        super().__init__(task, capture=Capture, device="cuda:0", **options)
+
+
+@contextmanager
+def no_waits():
+    """Fails where the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_packed_inputs_are_the_padded_ones():
+    run = Run(graphs=False)
+    rows = [SimpleNamespace(input_ids=np.arange(1, n), segment_ids=np.arange(1, n) % 2)
+            for n in (4, 8, 2)]  # fmt: skip
+    with torch.no_grad():
+        ours, pooled = run.model.bert.eval()(*packed_inputs(rows))
+        wanted, its_pooled = run.model.bert(*model_inputs(rows))
+    assert worst(pooled.cpu(), its_pooled.cpu().numpy()) < 2e-5
+    for layer, its_layer in zip(ours, wanted):
+        assert worst(layer.cpu(), its_layer.cpu().numpy()) < 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_graph_is_the_eager_step(task, dtype):
+    ours, eager = (Run(task, dropout=0.0, dtype=dtype, graphs=graphs) for graphs in (True, False))
+    found, wanted = ours.train(range(STEPS)), eager.train(range(STEPS))
+    assert len(ours.step.graphs) > 2 and not ours.lines
+    assert found == pytest.approx(wanted, rel=1e-4 if dtype == torch.float32 else 0.05)
+    if dtype == torch.float32:
+        for value, its_value in zip(ours.model.parameters(), eager.model.parameters()):
+            # 8 steps of up to 1e-2; a small v makes a large step of a small difference
+            assert worst(value.detach().cpu(), its_value.detach().cpu().numpy()) < 2e-3
+
+
+@pytest.mark.parametrize("stop", (1, 3, STEPS - 1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bucket_may_be_captured_at_any_step(stop, dtype, deterministic):
+    """With dropout: a run that was resumed captures each bucket later, and has the same bits."""
+    whole, first = Run(dtype=dtype), Run(dtype=dtype)
+    expected = whole.train(range(STEPS))
+    found = first.train(range(stop))
+    second = Run(dtype=dtype, like=first)
+    assert found + second.train(range(stop, STEPS)) == expected
+    assert_same_bits(whole, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_in_a_graph_has_the_eager_steps_distribution(dtype):
+    samples = []
+    for graphs in (True, False):
+        run = Run(dropout=0.3, graphs=graphs, dtype=dtype)
+        for group in run.optimizer.param_groups:
+            group.update(lr=0.0, warmup=-1)
+        _, prepared = run.prepared(0)
+        seen = [run.step([seed], prepared) for seed in range(400)]
+        samples.append(torch.stack(seen).cpu().numpy())
+        again = run.step([399], prepared).item()
+        assert again == pytest.approx(samples[-1][-1], rel=1e-5)
+        assert len(set(samples[-1].tolist())) > 300
+    graphs, eager = samples
+    error = np.hypot(graphs.std(), eager.std()) / 400**0.5
+    assert abs(graphs.mean() - eager.mean()) < 4 * error
+    assert 0.8 < graphs.std() / eager.std() < 1.25
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_step_from_a_prepared_batch_does_not_wait(task, graphs):
+    run = Run(task, graphs=graphs, dtype=torch.bfloat16)
+    run.train([0, 0])  # What is set up once may wait.
+    step = run.prepared(0)
+    with no_waits():
+        run.step(*step)
+    assert not run.lines
+
+
+def test_a_step_that_cannot_be_captured_runs_eagerly(monkeypatch):
+    """A capture that waits for the device fails; dropout, streams and memory work afterwards."""
+    run, eager = Run(), Run(graphs=False)
+    apply = BERTAdam.apply
+
+    def wait(self, *rest):
+        if torch.cuda.is_current_stream_capturing():
+            torch.ones((), device=DEVICE).item()
+        return apply(self, *rest)
+
+    stream = torch.cuda.current_stream()
+    with monkeypatch.context() as patch:
+        patch.setattr(BERTAdam, "apply", wait)
+        run.train([0])
+    assert len(run.lines) == 1 and "a step cannot be captured" in run.lines[0]
+    assert torch.cuda.current_stream() == stream
+    losses_of = [each.train(range(1, STEPS)) for each in (run, eager)]
+    assert np.isfinite(losses_of).all()
+    # Another error in Python, after which the capture itself ends well.
+    run = Run()
+    with monkeypatch.context() as patch:
+        patch.setattr(BERTAdam, "apply", refuse)
+        run.train([0])
+    assert "operation not permitted" in run.lines[0]
+    assert np.isfinite(run.train(range(1, STEPS))).all()
+
+
+def test_weight_decay_is_exact():
+    """As on a CPU: what is left of a weight whose gradient is 0."""
+    weight = torch.nn.Parameter(torch.linspace(-1, 1, 1001, device=DEVICE))
+    start = weight.detach().cpu().double()
+    groups = [{"params": [weight], "weight_decay_rate": 0.01}]
+    for rates in ([2e-5], [torch.tensor(2e-5, device=DEVICE)]):
+        before = weight.detach().cpu().double()
+        weight.grad = torch.zeros_like(weight)
+        BERTAdam(groups, 2e-5).apply(rates)
+        wanted = before * (1 - 2e-5 * 0.01)
+        assert (weight.detach().cpu().double() - wanted).abs().max() < 2**-24
+    assert not torch.equal(weight.detach().cpu().double(), start)
+
+
+@pytest.mark.parametrize("measure", ["allocated", "reserved"])
+def test_graphs_take_little_more_memory(measure, monkeypatch):
+    """Of a BERT of 12 layers: at most 1.3 times the eager step's, after all buckets are captured.
+
+    What PyTorch had allocated at most, and what it has reserved at the end.
+    """
+    config = BertConfig(vocab_size=5000, num_hidden_layers=12, type_vocab_size=3)
+    random = np.random.default_rng(0)
+
+    def rows():
+        lengths = random.integers(20, 128, 32)
+        return [SimpleNamespace(input_ids=np.ones(n, int), segment_ids=np.ones(n, int), label_id=1)
+                for n in lengths]  # fmt: skip
+
+    used = {}
+    for graphs in (False, True):
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run = Run(graphs=graphs, dtype=torch.bfloat16, config=config, rows=rows, width=128)
+        for number in range(30):
+            run.step(*run.prepared(number))
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        used[graphs] = peak if measure == "allocated" else torch.cuda.memory_reserved() - before
+        del run
+    assert used[True] < 1.3 * used[False]
+
+
 # --- whole runs ----------------------------------------------------------------------------------
 
 
@@ -169,5 +339,7 @@ def test_other_ways_to_run_train_alike(tiny_model_without_dropout, tmp_path, how
     run(*command, f"--output_dir={tmp_path / 'plain'}", timeout=300).ok()
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=1"] if how == "one rank" else []
     more = [] if launcher else [how]
-    run(*launcher, *command, *more, f"--output_dir={tmp_path / 'other'}", timeout=600).ok()
+    outcome = run(*launcher, *command, *more, f"--output_dir={tmp_path / 'other'}", timeout=600)
+    assert "without CUDA graphs" not in outcome.ok().out
+    assert (how == "--compile") == ("--compile: the first step took" in outcome.out)
     assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)

@@ -4,6 +4,8 @@ mistakes.tsv has a row for each mistake and says at its top how to read it.
 """
 
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -13,6 +15,7 @@ from wrong_inputs import (
     write_configs,
     write_data,
     write_squad,
+    write_tables,
     write_texts,
     write_vocabularies,
     write_weights,
@@ -57,6 +60,7 @@ def paths(tiny_model, mrpc, squad, tmp_path_factory):
         ("weights", write_weights, tiny_model),
         ("squad", write_squad, squad),
         ("text", write_texts, tiny_model),
+        ("tables", write_tables, tiny_model),
     ):
         found[name] = root / name
         found[name].mkdir()
@@ -173,8 +177,25 @@ def test_mistake_as_a_command(script, changes, paths):
     assert not paths["out"].exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "changes"),
+    [
+        ("run_classifier", "--do_train --data_dir={data}/no_train"),
+        ("run_squad", "--do_train --do_predict --predict_file={squad}/no.json"),
+        ("to_pytorch", "--pytorch_dump_path={root}/a_file/new.bin"),
+        ("make_data", "--output_file={root}/a_file/new"),
+    ],
+)
+def test_a_wrong_path_is_reported_before_pytorch_is_loaded(script, changes, paths):
+    given = command(script, changes, paths)
+    outcome = run("-X", "importtime", f"{SCRIPTS[script].__name__}.py", *given)
+    line = {row[:2]: row[2] for row in ROWS}[script, changes].format(**paths)
+    assert outcome.status == 2 and outcome.err.endswith(f": error: {line}\n")
+    assert not re.search(r"\| +torch$", outcome.err, re.M)
+
+
 def test_folder_that_cannot_be_written(paths, call, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK)
     outcome = call(run_classifier, *command("run_classifier", "--do_train", paths))
     assert outcome.status == 2 and not paths["out"].exists()
     assert outcome.err == (
@@ -224,18 +245,6 @@ def test_windows_files_are_no_mistake(script, paths, call, tmp_path):
         more += f" --do_train --output_dir={tmp_path / name}"
         call(SCRIPTS[script], *command(script, more, paths)).ok()
     assert_same_weights(tmp_path / "plain", tmp_path / "other")
-
-
-def test_weights_that_are_not_numbers(paths, call, tmp_path):
-    """NaN is noticed only in training: the run stops at that step and writes no weights."""
-    flags = f"--do_train --init_checkpoint={{weights}}/nan.bin --output_dir={tmp_path}"
-    outcome = call(run_classifier, *command("run_classifier", flags, paths))
-    assert outcome.status == 2 and "Traceback" not in outcome.err
-    assert outcome.err.splitlines()[-1] == (
-        "run_classifier.py: error: the loss at step 1 is nan: stopped; the last checkpoint is "
-        "kept. Lower --learning_rate, or use float32"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["training_log.jsonl"]
 
 
 def test_a_programming_error_keeps_its_traceback(paths, call, monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import math
 import warnings
 from functools import partial
 
@@ -751,8 +752,16 @@ def test_inputs_of_another_shape_are_refused_with_both_shapes(head, where, shape
 
 
 def test_ids_must_be_a_batch():
-    with pytest.raises(ValueError, match=r"input_ids has the shape \[7\]: give \[B, S\]"):
-        tiny()(torch.ones(7, dtype=torch.long))
+    for shape in ([7], [3, 0], [2, 3, 4]):
+        with pytest.raises(ValueError) as error:
+            tiny()(torch.ones(shape, dtype=torch.long))
+        assert str(error.value) == f"input_ids has the shape {shape}: give [B, S]"
+    assert tiny()(torch.ones(0, 3, dtype=torch.long))[1].shape == (0, TINY["hidden_size"])
+
+
+def test_a_classifier_has_an_output():
+    with pytest.raises(ValueError, match="^num_labels is 0, but a classifier has 1 output or"):
+        tiny(partial(BertForSequenceClassification, num_labels=0))
 
 
 def test_a_masked_position_on_padding_reads_no_other_example():
@@ -1064,3 +1073,22 @@ def test_a_second_derivative_takes_the_plain_formula(monkeypatch):
         weight.data[3] += sign * step
         values.append(torch.autograd.grad(tiny_loss(model), weight)[0].square().sum())
     assert (values[0] - values[1]).item() == pytest.approx(2 * (second @ step).item(), rel=1e-4)
+
+
+def test_the_loss_of_several_labels_by_hand():
+    """The mean over labels of ln(1 + e^-x) where the label is there, ln(1 + e^x) where not."""
+    logits = torch.tensor([[0.0, math.log(3)], [-math.log(7), math.log(3)]])
+    labels = torch.tensor([[1, 1], [0, 0]])
+    wanted = [(math.log(2) + math.log(4 / 3)) / 2, (math.log(8 / 7) + math.log(4)) / 2]
+    for given in (labels, labels.float()):
+        losses = modeling.classification_loss(logits, given)
+        assert losses.tolist() == pytest.approx(wanted, rel=1e-6)
+    model = tiny(BertForSequenceClassification)
+    several = (torch.arange(2 * BATCH).view(BATCH, 2) % 3 == 0).float()
+    loss, logits = model(*tiny_inputs(), several)
+    expected = nn.functional.binary_cross_entropy(logits.sigmoid(), several)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    assert gradients(model)["classifier.weight"].abs().min() > 0
+    with pytest.raises(ValueError, match=r"labels: the shape is \[13, 3\], but must be \[13\]"):
+        model(*tiny_inputs(), torch.zeros(BATCH, 3))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, SAMPLES, assert_same_weights, losses, model_flags, run
+from helpers import ROOT, SAMPLES, assert_same_weights, losses, model_flags, run, run_ranks
 
 import checkpoint
 import precision
@@ -383,20 +383,19 @@ run_classifier.main(sys.argv[2:])
 def test_ranks_agree_on_float32(command, here, call, tmp_path):
     """Where one of two ranks would emulate bfloat16 both compute in float32."""
     (tmp_path / "ranks.py").write_text(RANKS, "utf-8")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     out, native, plain = (tmp_path / name for name in ("out", "native", "plain"))
 
-    outcome = run(*torchrun, tmp_path / "ranks.py", "1", *command, f"--output_dir={out}").ok()
+    outcome = run_ranks(2, tmp_path / "ranks.py", "1", *command, f"--output_dir={out}").ok()
     assert outcome.out.count("bfloat16: rank 1: it is old\n") == 1
     assert "2 ranks, float32, " in outcome.out
     alone = [flag for flag in command if flag != "--bf16"]
-    run(*torchrun, "run_classifier.py", *alone, f"--output_dir={plain}").ok()
+    run_ranks(2, "run_classifier.py", *alone, f"--output_dir={plain}").ok()
     assert_same_weights(out, plain)  # were a rank in bfloat16, they would not be
     assert json.loads((out / "run.json").read_text("utf-8"))["precision"] == "float32"
 
     # Where bfloat16 is native on both they continue as they began, and alike.
     stopped_after(4, out)
-    again = run(*torchrun, tmp_path / "ranks.py", "none", *command, f"--output_dir={out}").ok()
+    again = run_ranks(2, tmp_path / "ranks.py", "none", *command, f"--output_dir={out}").ok()
     assert again.out.count("--bf16: continuing in float32") == 1
     assert_same_weights(out, plain)
 
@@ -404,7 +403,7 @@ def test_ranks_agree_on_float32(command, here, call, tmp_path):
     here("")
     call(run_classifier, *command, f"--output_dir={native}").ok()
     stopped_after(4, native)
-    outcome = run(*torchrun, tmp_path / "ranks.py", "0", *command, f"--output_dir={native}")
+    outcome = run_ranks(2, tmp_path / "ranks.py", "0", *command, f"--output_dir={native}")
     assert outcome.status
     assert (
         "checkpoint-4.pt was computed in bfloat16, but here --bf16 computes in float32 (rank 0"

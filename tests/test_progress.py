@@ -1,5 +1,6 @@
 """progress.py: TensorBoard's files, also after a kill; how long a run will take."""
 
+import io
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ from helpers import model_flags
 
 import progress
 import run_classifier
-from progress import Log, duration
+from progress import Bar, Log, duration
 from training import Runtime
 
 
@@ -80,17 +81,59 @@ def test_only_rank_0_writes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("first, steps", ((0, 12), (4, 12), (0, 5), (0, 3)))
 def test_the_remaining_time_is_shown_once(first, steps, tmp_path, monkeypatch, capsys):
-    clock = iter(range(0, 3000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     args = SimpleNamespace(train_batch_size=2, output_dir=str(tmp_path), tensorboard=None)
     log = Log(args, Runtime(torch.device("cpu")), first, steps)
     for step in range(first, steps):
+        clock[0] += 20
         log.add([step + 1], [1.0], [0.1])
     log.close()
     left = steps - first - 5
     told = f"20 s per step: the remaining {left} steps will take about {duration(20 * left)}\n"
     assert capsys.readouterr().out == (told if left > 0 else "")
     shutil.rmtree(tmp_path)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("columns", (60, 40, 100))
+def test_a_narrow_terminal_shows_the_loss(columns, monkeypatch):
+    """Also of a run of many steps; the bar itself gives way."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bar(1_000_000, "step", initial=123_000) as bar:
+        bar.set_postfix({"loss": "10.6931", "lr": "2.00e-05", "ex_s": "31.2"}, refresh=False)
+        bar.update(456)
+        bar.bar.refresh()
+    last = sys.stderr.getvalue().rstrip("\n").split("\r")[-1]
+    assert last.startswith("123456/1000000, ") and len(last) < columns
+    assert "loss=10.6" in last and " left, " in last
+    assert ("ex_s=31.2 |" in last) == (columns == 100)
+
+
+def test_without_a_terminal_there_are_lines(monkeypatch, capsys):
+    """One every half minute, and one for the last step; none for what takes a moment."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Bar(100, "step", initial=10) as bar:
+        for step in range(11, 101):
+            clock[0] += 1
+            bar.set_postfix({"loss": str(step)}, refresh=False)
+            bar.update(1)
+    with Bar(5, "batch", "eval") as bar:
+        bar.update(5)
+    with Bar(5, "batch", "eval", quiet=True) as bar:
+        clock[0] += 99
+        bar.update(5)
+    assert capsys.readouterr().err == (
+        "step 40 of 100, 60 s left, loss=40\n"
+        "step 70 of 100, 30 s left, loss=70\n"
+        "step 100 of 100, loss=100\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import ROUNDING, roundings, run
+from helpers import ROUNDING, roundings, run_ranks
 from model_helpers import TINY, gradients, tiny, tiny_inputs, tiny_loss
 from torch import nn
 from torch.nn.utils import parametrize, prune
@@ -548,6 +548,5 @@ dist.destroy_process_group()
 
 def test_a_users_own_ddp_loop_takes_the_same_step_on_all_ranks(tmp_path):
     (tmp_path / "loop.py").write_text(f"import sys; sys.path[:0] = ['.', 'tests']\n{DDP}", "utf-8")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    outcome = run("-W", "error::UserWarning:__main__", *launcher, tmp_path / "loop.py").ok()
+    outcome = run_ranks(2, "-W", "error::UserWarning:__main__", tmp_path / "loop.py").ok()
     assert outcome.out.count("BertFor") == 8 and "plain norm" not in outcome.err

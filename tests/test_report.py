@@ -93,7 +93,7 @@ def test_the_page_is_for_everyone(tmp_path):
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:]))
     assert all(own.get("scope") in ("row", "col") for own in page.all("th"))
-    assert len(page.all("th", scope="col")) == 4 and page.all("caption")
+    assert len(page.all("th", scope="col")) == 4 + 5 and len(page.all("caption")) == 2
     assert len(page.all("svg", role="img")) == 2
     assert text.count("<svg") == text.count("<title>") - 1 == text.count("<desc>")
     assert text.count("<label><input ") == len(page.all("input", type="radio", name="show")) == 4
@@ -187,6 +187,60 @@ def test_a_killed_runs_log(tmp_path):
     assert not Page(read(tmp_path)).all("svg")
 
 
+def test_evaluations_have_curves(tmp_path):
+    """Beside those of the steps, with a mark at the weights that were kept."""
+    write_log(tmp_path, 6)
+    write_run(tmp_path, global_step=4, flags={"train_batch_size": 18})
+    with open(tmp_path / "training_log.jsonl", "a", encoding="utf-8") as log:
+        for step, value in ((2, 0.5), (4, 0.75), (6, None)):
+            log.write(json.dumps({"step": step, "<f1>": value, "total": 7}) + "\n")
+    page = Page(read(tmp_path))
+    assert [name for name, _ in page.curves()] == ["raw", "smooth", "rate", "evaluated"]
+    ((x, y), (x2, y2)) = page.curves()[-1][1]
+    assert x < x2 and y > y2
+    assert [own["class"] for own in page.all("circle")] == ["dots", "dots", "kept"]
+    kept = page.all("circle", **{"class": "kept"})[0]
+    assert (float(kept["cx"]), float(kept["cy"])) == (x2, y2)
+    assert "<f1> the weights of this run" in page.text and "Damaged" not in page.text
+    rows = dict(row for row in page.rows if len(row) == 2)
+    # Two seconds a step, at 9 examples a second.
+    assert rows["training"] == "6 steps in 0:00:12 (h:mm:ss), 9 examples per second"
+    assert rows["weights"] == "those after step 4, which had the best evaluation"
+
+
+def test_facts_of_the_run(tmp_path):
+    report.write_report(tmp_path, {}, facts={"date": "28 November 2026", "device": "CPU <1>"})
+    rows = Page((tmp_path / "report.html").read_text("utf-8")).rows
+    assert rows[:2] == [["date", "28 November 2026"], ["device", "CPU <1>"]]
+
+
+def test_seeds(tmp_path):
+    figures = {3: 0.5, 42: 0.75, 1: 0.25}
+    summary = {
+        "metric": "eval_<f1>", "best": 42, "one_class": [1], "mean": {"eval_<f1>": 0.5},
+        "standard_deviation": {"eval_<f1>": 0.25},
+        "seeds": {seed: {"eval_<f1>": value} for seed, value in figures.items()},
+    }  # fmt: skip
+    logs = {}
+    for seed in figures:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        write_log(folder, 5, tail='{"step": 5, "eval_<f1>": 0.5}\n')
+        logs[seed] = folder / "training_log.jsonl"
+    page = Page(read(tmp_path, {}, [report.seeds(summary, logs)]))
+    assert page.rows[:6] == [
+        ["seed", "eval_<f1>", "note"], ["3", "0.5000", ""], ["42", "0.7500", "the best"],
+        ["1", "0.2500", "one class"], ["mean", "0.5000", ""], ["standard deviation", "0.2500", ""],
+    ]  # fmt: skip
+    assert "the same label by: seed 1." in page.text and "those of seed 42" in page.text
+    assert [own["class"] for own in page.all("circle")] == ["kept", "seed", "seed", "seed"]
+    assert [name for name, _ in page.curves()] == ["raw"] + ["raw", "raw", "best"] * 2
+    summary["one_class"] = []
+    page = Page(read(tmp_path, {}, [report.seeds(summary, dict.fromkeys(figures, "nowhere"))]))
+    assert "No seed gives every example the same label" in page.text
+    assert [name for name, _ in page.curves()] == ["raw"]
+
+
 @given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
 def test_ticks_cover_the_range(low, size):
     high = low + size + abs(low) * 1e-9  # Between closer floats there is no room for ticks.
@@ -213,7 +267,9 @@ def test_confusion_matrix_and_mistakes(tmp_path):
     labels, truth = ["no", "maybe", "yes"], [0, 0, 1, 2, 2, 2]
     logits = np.log([[6, 2, 2], [2, 6, 2], [1, 8, 1], [1, 1, 8], [0.5, 9, 0.5], [7, 2, 1]])
     texts = [(f"first {n}", f"second {n}" if n % 2 else None) for n in range(6)]
-    section = report.classification(labels, np.array(truth), logits.astype(np.float32), texts)
+    places = [f"dev.tsv:{n + 1}" for n in range(6)]
+    logits = logits.astype(np.float32)
+    section = report.classification(labels, np.array(truth), logits, texts, "Dev", places)
     page = Page(read(tmp_path, {}, [section]))
     assert page.rows[:4] == [
         ["true \\ predicted", "no", "maybe", "yes", "all"],
@@ -222,27 +278,78 @@ def test_confusion_matrix_and_mistakes(tmp_path):
         ["yes", "133.3%", "133.3%", "133.3%", "3"],
     ]
     assert len(page.all("td", **{"class": "hit"})) == 3
+    assert page.rows[4:] == [
+        ["class", "precision", "recall", "F1", "examples"],
+        ["no", "50.0%", "50.0%", "50.0%", "2"],
+        ["maybe", "33.3%", "100.0%", "50.0%", "1"],
+        ["yes", "100.0%", "33.3%", "50.0%", "3"],
+        ["python", report.platform.python_version()],
+    ]
     shown = page.text[page.text.index("3 of 6 examples are wrong") :]
     places = [shown.index(words) for words in (
-        "3 shown", "predicted “maybe” (90.0%) instead of “yes”", "first 4",
-        "predicted “no” (70.0%) instead of “yes”", "first 5", "second 5",
+        "the most confident first", "predicted “maybe” (90.0%) instead of “yes”", "first 4",
+        "predicted “no” (70.0%) instead of “yes” dev.tsv:6", "first 5", "second 5",
         "predicted “maybe” (60.0%) instead of “no”", "first 1", "second 1",
     )]  # fmt: skip
     assert places == sorted(places) and "first 0" not in shown
 
 
-def test_the_number_of_mistakes_and_labels_is_limited(tmp_path):
+def test_all_mistakes_are_there_and_most_are_folded_away(tmp_path):
     number = report.MAX_EXAMPLES + 9
     labels = [f"label {n}" for n in range(report.MAX_MATRIX_LABELS + 1)]
     logits = np.eye(len(labels))[[1] * number] * np.arange(number)[:, None] / 10
     texts = [(f"text {n};", "") for n in range(number)]
     section = report.classification(labels, [0] * number, logits, texts)
-    page = Page(read(tmp_path, {}, [section]))
+    text = read(tmp_path, {}, [section])
+    page = Page(text)
     # All logits of the first example are 0, so its prediction is the first label, which is right.
     assert f"{number - 1} of {number} examples are wrong" in page.text
+    assert "the other 8" in page.text
     shown = [int(n) for n in re.findall(r"text (\d+);", page.text)]
-    assert shown == list(range(number - 1, number - 1 - report.MAX_EXAMPLES, -1))
+    assert shown == list(range(number - 1, 0, -1))
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert [int(n) for n in re.findall(r"text (\d+);", folded)] == list(range(8, 0, -1))
+    # Too many labels for a matrix; each has its figures, "–" where one is not defined.
     assert not page.all("table", **{"class": "matrix"})
+    rows = {row[0]: row[1:] for row in page.rows}
+    assert rows["label 0"] == [
+        "100.0%",
+        f"{1 / number:.1%}",
+        f"{2 / (number + 1):.1%}",
+        str(number),
+    ]
+    assert rows["label 1"] == ["0.0%", "–", "0.0%", "0"] and rows["label 2"] == ["–"] * 3 + ["0"]
+
+
+def test_majority():
+    assert report.majority(["a", "b"], np.array([0, 1, 1, 1])) == (
+        "0.75 if every example were given “b”"
+    )
+    assert report.majority([], [0.5]) == report.majority(["a", "b"], []) == ""
+
+
+def test_notes_stand_beside_their_figures(tmp_path):
+    path = report.write_report(tmp_path, {"eval_accuracy": 0.5, "loss": 1}, notes={
+        "eval_accuracy": "0.75 if every example were given “<b>”", "gone": "x"})  # fmt: skip
+    rows = Page((tmp_path / "report.html").read_text("utf-8")).rows
+    assert path and rows[:2] == [
+        ["eval_accuracy", "0.5", "0.75 if every example were given “<b>”"], ["loss", "1"]
+    ]  # fmt: skip
+
+
+def test_predictions(tmp_path):
+    logits = np.log([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    texts = [("one <b>", "two"), ("three", None), ("", "")]
+    section = report.predictions(["no", "yes"], logits, texts, "Predictions for test.tsv", "t.tsv")
+    page = Page(read(tmp_path, {}, [section]))
+    assert "3 examples: 2 yes, 1 no\n" in page.text
+    places = [page.text.index(words) for words in
+              ("no (90.0%)", "one <b>", "two", "yes (80.0%)", "three", "yes (70.0%)")]  # fmt: skip
+    assert places == sorted(places)
+    number = report.MAX_PREDICTIONS + 1
+    section = report.predictions([], np.ones((number, 1)), [("x", None)] * number, "P", "t.tsv")
+    page = Page(read(tmp_path, {}, [section]))
+    assert len(page.all("li")) == report.MAX_PREDICTIONS and "all are in t.tsv" in page.text
 
 
 def test_all_right(tmp_path):
@@ -315,18 +422,36 @@ def test_questions_are_scored_and_sorted(tmp_path):
         assert choice in page.text
 
 
-def test_the_number_of_answers_is_limited(tmp_path):
-    """The first ones of each kind are shown, so that every filter has some."""
+def test_the_number_of_right_answers_is_limited(tmp_path):
+    """The first ones of each kind are shown, so that every filter has some; no wrong one lacks."""
     number = report.MAX_ANSWERS + 30
     asked = [question(id=f"w{n}") for n in range(number)]
     asked += [question(id=f"r{n}", exact=True, f1=1.0) for n in range(number)]
     asked += [question(id=f"e{n}", exact=True, f1=1.0, predicted="") for n in range(7)]
-    page = Page(read(tmp_path, {}, [report.answers(asked)]))
-    assert len(page.all("li")) == 2 * report.MAX_ANSWERS + 7
+    text = read(tmp_path, {}, [report.answers(asked)])
+    page = Page(text)
+    assert len(page.all("li")) == 2 * report.MAX_ANSWERS + 7 + 30
     assert f"{2 * number + 7} questions" in page.text
-    assert f"wrong {number} ({report.MAX_ANSWERS} shown)" in page.text
+    assert f"wrong {number}\n" in page.text and "30 more wrong answers" in page.text
+    assert f"right {number + 7} ({report.MAX_ANSWERS + 7} shown)" in page.text
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert re.findall(r", (\w+)</span>", folded) == [
+        f"w{n}" for n in range(report.MAX_ANSWERS, number)
+    ]
     assert page.all("li")[0] == {"class": "wrong"}
     assert "empty 7\n" in page.text
+
+
+def test_questions_of_a_file_without_answers(tmp_path):
+    asked = [question(id="a"), question(id="b", predicted="", start=None)]
+    asked = [
+        {key: value for key, value in one.items() if key not in ("gold", "exact", "f1")}
+        for one in asked
+    ]
+    page = Page(read(tmp_path, {}, [report.answers(asked)]))
+    assert "2 questions, 2 shown" in page.text and page.marks[1:] == [["predicted", "Kermit"]]
+    assert "wrong" not in page.text and "gold" not in page.text and not page.all("input")
+    assert "predicted: no answer" in page.text
 
 
 def test_long_paragraphs_are_cut_between_marks(tmp_path):

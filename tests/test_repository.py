@@ -14,7 +14,7 @@ from helpers import ROOT
 import flags
 
 CONVERT = "convert_tf_checkpoint_to_pytorch"
-DATA = {"data", "instances", "glue_data", "squad_data"}
+DATA = {"data", "instances", "tables", "glue_data", "squad_data"}
 # The floor plan: a module may import what stands on lower floors, and nothing else.
 FLOORS = (
     {
@@ -23,16 +23,17 @@ FLOORS = (
     },
     {"modeling", "weights", "report", "vocabulary", *DATA},
     {CONVERT, "convert_pytorch_checkpoint_to_tf", "checkpoint", "progress"},
-    {"training", "create_pretraining_data"},
+    {"cuda_graphs", "training", "create_pretraining_data"},
     {"run_classifier", "run_squad", "run_pretraining", "extract_features", "predict"},
 )  # fmt: skip
 # Imports from the same floor, each for a reason: modeling re-exports load_weights, a task's files
-# become pairs of data.py, one converter is the other's inverse, and questions typed at the terminal
-# are answered by one loop.
+# are read by tables.py and become pairs of data.py, one converter is the other's inverse, training
+# replays graphs, and questions typed at the terminal are answered by one loop.
 SAME_FLOOR = {
     "modeling": {"weights"},
-    "glue_data": {"data"},
+    "glue_data": {"data", "tables"},
     "convert_pytorch_checkpoint_to_tf": {CONVERT},
+    "training": {"cuda_graphs"},
     "run_squad": {"predict"},
 }
 FLOOR_OF = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -12,6 +12,7 @@ from helpers import (
     ROOT,
     ROUNDING,
     TWO_THREADS,
+    Page,
     assert_same_weights,
     losses,
     model_flags,
@@ -113,6 +114,16 @@ def test_evaluation_alone_takes_the_weights_of_output_dir(trained, task, tmp_pat
     run_classifier.main([*task, "--do_eval", f"--output_dir={trained}"])
     for name, content in before.items():
         assert (trained / name).read_bytes() == content
+
+
+def test_predictions_alone_have_a_page(trained, task, mrpc, tmp_path):
+    run_classifier.main([*task, f"--init_checkpoint={trained}", "--do_predict",
+                         f"--output_dir={tmp_path}"])  # fmt: skip
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "Predictions for test.tsv" in page.text and "5 examples: " in page.text
+    rows = [row.split("\t") for row in (mrpc / "test.tsv").read_text("utf-8").splitlines()[1:]]
+    assert all(row[3] in page.text and row[4] in page.text for row in rows)
+    assert {"date", "device"} <= {row[0] for row in page.rows}
 
 
 def test_output_dir_as_init_checkpoint(trained, task, tmp_path):
@@ -472,15 +483,11 @@ def test_own_task_without_code(own, trained, tmp_path, call):
         ("--task_name=MRPC --header=true !labels !text_columns !label_column",
          "--header is for --task_name tsv only: mrpc has its own"),
         ("--label_column=1", "--label_column 1 is also one of --text_columns"),
-        ("--label_column=last", "--label_column: 'last' is not a whole number"),
-        ("!label_column", "--task_name tsv needs --label_column, counted from 0"),
-        ("--text_columns=0,1,3", "--text_columns '0,1,3' is not a column or two, counted from 0, "
-         "as in 0,1"),
+        ("!label_column", "--task_name tsv needs --label_column, by name or by number from 0"),
+        ("--text_columns=0,1,3", "--text_columns 0,1,3: give one column, or two for a pair"),
         ("--header=no", "--header is 'no'; use one of auto, true, false"),
         ("--labels=same", "--labels same must be two or more different names"),
         ("--labels=same,same", "--labels same,same must be two or more different names"),
-        ("!labels", "--task_name tsv needs --labels, as in no,yes; column 2 of {train} holds "
-         "same (10), different (3)"),
         ("--labels=different,equal",
          "{train}:{line}: the label 'same' is not one of different, equal"),
         ("--text_columns=0,5", "{train}:1: expected at least 6 columns, found 3: columns are "
@@ -653,7 +660,7 @@ def test_a_seed_among_others_is_as_alone(seeds, trained):
 
 def test_figures_of_seeds(seeds):
     summary = json.loads((seeds / "seeds_results.json").read_text("utf-8"))
-    assert summary["metric"] == "eval_accuracy" and list(summary["seeds"]) == ["3", "42", "1"]
+    assert summary["metric"] == "eval_f1" and list(summary["seeds"]) == ["3", "42", "1"]
     for name in ("eval_accuracy", "eval_f1", "eval_loss"):
         values = [figures[name] for figures in summary["seeds"].values()]
         told = [float(results(seeds / f"seed-{seed}")[name]) for seed in (3, 42, 1)]
@@ -667,7 +674,11 @@ def test_the_best_seed_is_kept(seeds, task, tmp_path):
     best = seeds / f"seed-{json.loads((seeds / 'seeds_results.json').read_text())['best']}"
     kept = {path.name for path in best.iterdir()} - {"checkpoint-6.pt"}
     assert {p.name for p in seeds.iterdir() if p.is_file()} == kept | {"seeds_results.json"}
-    assert all(same_file(best, seeds, name) for name in kept)
+    assert all(same_file(best, seeds, name) for name in kept - {"report.html"})
+    page = Page((seeds / "report.html").read_text("utf-8"))
+    assert "standard deviation" in page.text and "Evaluation on dev.tsv" in page.text
+    assert {"3", "42", "1", "mean"} <= {row[0] for row in page.rows}
+    assert len([name for name, _ in page.curves() if name == "best"]) == 1
     run_classifier.main([*task, f"--init_checkpoint={seeds}", "--do_eval", "--do_predict",
                          f"--output_dir={tmp_path}"])  # fmt: skip
     assert same_file(seeds, tmp_path, "eval_results.txt")
@@ -761,13 +772,16 @@ def test_seeds_do_not_replace_another_run(task, trained, call):
 
 def test_seeds_need_a_metric_to_choose_by(task, mrpc, tmp_path, call, monkeypatch):
     class Scores(MrpcProcessor):
-        labels, metrics = (), {}
+        main_metric = "eval_speed"
 
     monkeypatch.setitem(PROCESSORS, "scores", Scores)
     outcome = call(run_classifier, *task, "--task_name=scores", "--do_train", "--do_eval",
                    "--seeds=1,2", f"--output_dir={tmp_path / 'out'}")  # fmt: skip
     assert outcome.status == 2
-    assert "the main_metric of Scores is eval_accuracy, but there is only the loss" in outcome.err
+    assert (
+        "--seeds: the main_metric of Scores is eval_speed, but there is only eval_accuracy, "
+        "eval_f1\n" in outcome.err
+    )
     assert not (tmp_path / "out").exists()
 
 

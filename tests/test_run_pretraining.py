@@ -19,6 +19,7 @@ from helpers import (
     results,
     roundings,
     run,
+    run_ranks,
     start,
 )
 from instance_rows import random_rows, write_tfrecord
@@ -115,8 +116,7 @@ def test_parts_add_up_to_googles_loss_and_norm(pretrained, goldens, cuts):
     truth = np.load(goldens / "pretrain_loss.npz")
     rows = list(golden_rows(truth))
     parts = [rows[begin:end] for begin, end in zip((0, *cuts), cuts)]
-    runtime = training.Runtime(torch.device("cpu"))
-    total = training.step_totals(runtime, Instances, parts, 8)
+    total = training.own_totals(Instances, parts, 8)
     model = without_dropout(BertForPreTraining, pretrained)
     optimizer = create_optimizer(model, 1e-4, 6, 2)
     loss = 0.0
@@ -140,10 +140,11 @@ def test_uneven_replicas_give_the_whole_batchs_loss(tiny_model_without_dropout, 
     config = BertConfig.from_json_file(tiny_model_without_dropout / "bert_config.json")
     model = BertForPreTraining(config)
     loss = run_pretraining.compute_loss(model, batch, totals).item()
-    replicated = run_pretraining.compute_loss(Replicas(model, devices), batch, totals)
+    replicas = training.PaddedForward(Replicas(model, devices))
+    replicated = run_pretraining.compute_loss(replicas, batch, totals)
     assert roundings(replicated.item(), loss) < LOSS
     inputs, *masked, labels = batch
-    whole, _ = model(*inputs, *masked, labels)  # the model's own loss
+    whole, _ = model(*inputs[0].padded(), *masked, labels)  # the model's own loss
     assert roundings(loss, whole.item()) < LOSS
 
 
@@ -249,8 +250,7 @@ def test_ranks_over_eight_shards(
     """Every instance is read once an epoch, by one rank; losses and weights are as of one."""
     script = tmp_path / "reader.py"
     script.write_text(READER, "utf-8")
-    run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks, script, tmp_path,
-        *exact_command).ok()  # fmt: skip
+    run_ranks(ranks, script, tmp_path, *exact_command).ok()
     wanted = [step_examples(SIZES, BATCH, step, 42) for step in range(STEPS)]
     for accumulation in (1, 2):
         out = tmp_path / str(accumulation)

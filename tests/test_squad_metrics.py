@@ -228,7 +228,7 @@ CHARACTERS = [
     ),
     ("\u6771\u4eac\u3002", "\u300a\u6771\u4eac\u300b", 1, 1.0),
     ("\u6771\u5317", "\u5317\u6771", 0, 0.5),  # a run, not a bag
-    ("NBA \u6bd4\u8d5b", "nba\u6bd4\u8d5b", 0, 1.0),  # words stay whole; a space is no segment
+    ("NBA \u6bd4\u8d5b", "nba\u6bd4\u8d5b", 0, 1.0),  # words stay whole; spaces do not count
     ("\u3068\u3046\u304d\u3087", "\u3068\u3046\u304d\u3087\u3046", 0, 8 / 9),  # kana
     ("\u0e01\u0e02", "\u0e01\u0e02\u0e03\u0e04", 0, 2 / 3),  # Thai
     ("", "\u6771", 0, 0),

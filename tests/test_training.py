@@ -22,6 +22,7 @@ from helpers import (
     model_flags,
     results,
     run,
+    run_ranks,
     start,
 )
 from model_helpers import Replicas, tiny, tiny_inputs
@@ -31,7 +32,7 @@ import modeling
 import run_classifier
 import run_squad
 import training
-from data import model_inputs
+from data import packed_inputs
 from modeling import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 from optimization import create_optimizer
 from training import LossScale, Runtime, StepTotals, own_parts
@@ -117,6 +118,7 @@ def test_sigterm_writes_a_checkpoint_and_says_so(long_run, never_stopped, tmp_pa
 def test_sigint_ends_with_130(long_run, tmp_path):
     status, out, err = signalled(long_run, tmp_path, signal.SIGINT, 3)
     assert status == 128 + signal.SIGINT and "stopped by a signal" in out
+    assert err.startswith("Ctrl-C: finishing this step and saving; once more stops at once")
     assert "Traceback" not in err and steps_of(tmp_path)
 
 
@@ -266,6 +268,110 @@ def test_a_signal_during_the_last_checkpoint(short_run, copy, call, monkeypatch)
     )
 
 
+@pytest.mark.parametrize("is_new", (False, True))
+def test_a_second_signal_stops_at_once_and_says_what_is_kept(
+    short_run, copy, call, monkeypatch, tmp_path, is_new
+):
+    (copy / "checkpoint-6.pt").unlink()
+    out = tmp_path / "new" if is_new else copy
+
+    def compute_loss(*_):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(run_classifier, "compute_loss", compute_loss)
+    outcome = call(run_classifier, *short_run, f"--output_dir={out}")
+    kept = f"{out}/checkpoint-4.pt is kept: the same command resumes from it"
+    if is_new:
+        kept = "nothing was saved yet: the same command starts over"
+    assert outcome.status == 128 + signal.SIGTERM
+    assert outcome.err.splitlines()[-2:] == [
+        "SIGTERM: finishing this step and saving; once more stops at once, without saving",
+        f"stopped without saving; {kept}",
+    ]
+    assert steps_of(out) == ([] if is_new else [4])
+
+
+def allocate(*_):
+    torch.empty(2**50)  # PyTorch's own error
+
+
+def gpu_is_full(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
+
+
+def python_is_full(*_):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("fail", "where"),
+    ((gpu_is_full, "the GPU"), (allocate, "this machine"), (python_is_full, "this machine")),
+)
+def test_out_of_memory_is_one_line(fail, where, short_run, short, call, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_classifier, "compute_loss", fail)
+        outcome = call(
+            run_classifier, *short_run, "--gradient_accumulation_steps=2",
+            f"--output_dir={tmp_path}",
+        )  # fmt: skip
+    assert outcome.status == 2
+    assert outcome.err.splitlines()[-1] == (
+        f"run_classifier.py: error: out of memory on {where}: a step computed 2 of its 4 examples "
+        f"at a time, each of up to 24 WordPieces; the same command with "
+        f"--gradient_accumulation_steps 4 (now 2) needs less and learns the same"
+    )
+    monkeypatch.setattr(run_classifier, "logits_of", fail)
+    evaluate = [flag for flag in short_run if flag != "--do_train"]
+    outcome = call(run_classifier, *evaluate, "--do_eval", f"--output_dir={short}")
+    assert outcome.status == 2
+    assert outcome.err.splitlines()[-1] == (
+        f"run_classifier.py: error: out of memory on {where}: a batch held up to 7 inputs: give a "
+        f"smaller batch size for prediction"
+    )
+
+
+def test_other_errors_are_not_called_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="^shapes differ$"), training.memory_advice("less"):
+        raise RuntimeError("shapes differ")
+    alone = SimpleNamespace(
+        gradient_accumulation_steps=4, train_batch_size=4, max_seq_length=512
+    )  # fmt: skip
+    assert training.step_advice(alone, Runtime(torch.device("cpu"))) == (
+        "a step computed 1 of its 4 examples at a time, each of up to 512 WordPieces; lower "
+        "--max_seq_length, or use a smaller model"
+    )
+
+
+def test_more_ranks_than_gpus(short_run, call, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    outcome = call(run_classifier, *short_run, "--local_rank=2", f"--output_dir={tmp_path / 'o'}")
+    assert outcome.status == 2
+    assert outcome.err == (
+        "run_classifier.py: error: local rank 2 has no GPU, since there are only 2 here: start one "
+        "rank for each, with torchrun --nproc_per_node=2, or give --no_cuda\n"
+    )
+
+
+def test_weights_take_one_short_line(tiny_model, call, tmp_path):
+    """Heads and optimizer slots are counted; what surprises is named in full."""
+    names = [
+        "cls.predictions.bias", "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.LayerNorm.weight", "cls.predictions.decoder.weight",
+        "cls.seq_relationship.weight", "cls.seq_relationship.bias", "global_step",
+        "bert/pooler/dense/kernel/adam_m", "bert/pooler/dense/kernel/adam_v",
+        "bert/pooler/dense/bias/adam_m", "bert.pooler.dense.weight", "classifier.weight",
+    ]  # fmt: skip
+    assert training.summary_of(names) == (
+        "cls.predictions (3), cls.predictions.decoder.weight, cls.seq_relationship (2), "
+        "global_step, …/adam_m (2), …/adam_v, bert.pooler.dense.weight, classifier"
+    )
+    assert training.summary_of([]) == "none"
+
+
 def test_main_in_a_thread_trains(short_run, short, tmp_path):
     """Python lets only the main thread catch signals; a notebook's server runs others."""
     failed = []
@@ -284,7 +390,7 @@ def test_main_in_a_thread_trains(short_run, short, tmp_path):
 
 
 def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
-    """A loss that is no number stops the run at its step, before its checkpoint is written."""
+    """A loss that is not a number stops the run at its step, before its checkpoint is written."""
     (copy / "checkpoint-6.pt").unlink()
     true, steps = run_classifier.compute_loss, iter((1.0, float("nan")))
     monkeypatch.setattr(run_classifier, "compute_loss", lambda *batch: true(*batch) * next(steps))
@@ -385,7 +491,7 @@ def test_two_ranks_on_squad_and_resumed_by_one(tiny_model_without_dropout, squad
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     run_squad.main([*command, f"--output_dir={one}"])
-    run(*TORCHRUN, "run_squad.py", *command, "--local_rank=0", f"--output_dir={two}").ok()
+    run_ranks(2, "run_squad.py", *command, "--local_rank=0", f"--output_dir={two}").ok()
     assert_close_runs(one, two, tiny_model_without_dropout)
     assert (one / "predictions.json").read_text() == (two / "predictions.json").read_text()
     # The number of ranks may change when a run goes on.
@@ -470,14 +576,14 @@ def test_uneven_replicas_give_the_whole_batchs_loss_and_gradient(
         if is_squad:
             targets = [torch.tensor([getattr(row, f"{end}_position") for row in rows])
                        for end in ("start", "end")]  # fmt: skip
-        return model_inputs(rows), targets
+        return packed_inputs(rows), targets
 
     found = []
     for replicated in (False, True):
         torch.manual_seed(0)
         model = model_class(config)
         optimizer = create_optimizer(model, 1e-3, 10, 1)
-        replicas = Replicas(model, devices) if replicated else model
+        replicas = training.PaddedForward(Replicas(model, devices)) if replicated else model
         loss = driver.compute_loss(replicas, batch(), StepTotals(len(rows)))
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -524,7 +630,7 @@ def test_several_gpus_in_one_process_are_told_of_torchrun(monkeypatch, capsys):
     monkeypatch.setattr(torch.nn, "DataParallel", lambda module: module)
     monkeypatch.setattr("sys.argv", ["run_squad.py", "--do_train"])
     runtime, model = Runtime(torch.device("cuda")), torch.nn.Linear(1, 1)
-    assert training.parallel(runtime, model).module is model
+    assert training.parallel(runtime, model).module.module is model
     assert capsys.readouterr().out == (
         "one process uses 2 GPUs; one process for each is faster: "
         "torchrun --nproc_per_node=2 run_squad.py --do_train\n"

@@ -37,6 +37,7 @@ def write_data(folder, mrpc):
         "no_label": [*good[:2], good[2][1:], *good[3:]],
         "swapped": [b"\t".join(line.split(b"\t")[::-1]) for line in good],
         "mac": [b"\r".join(good)],
+        "no_dev": good,
         "no_train": None,
     }
     for name, lines in wrong.items():
@@ -145,6 +146,16 @@ def write_weights(folder, model):
         (folder / name).mkdir()
         shutil.copy(model / "pytorch_model.bin", folder / name)
         (folder / name / file).write_text(content, "utf-8")
+    # Classifiers of two outputs, as that of a task of texts with two labels.
+    classifier = {"classifier.weight": torch.ones(2, 24), "classifier.bias": torch.ones(2)}
+    for name, values in (
+        ("tagger", {"architectures": ["BertForTokenClassification"]}),
+        ("several_labels", {"problem_type": "multi_label_classification"}),
+    ):
+        (folder / name).mkdir()
+        torch.save({**weights, **classifier}, folder / name / "pytorch_model.bin")
+        config = json.loads((model / "bert_config.json").read_text("utf-8"))
+        (folder / name / "config.json").write_text(json.dumps({**config, **values}), "utf-8")
     (folder / "empty.bin").write_bytes(b"")
     (folder / "nothing").mkdir()
     for name, text in (
@@ -201,6 +212,10 @@ def write_squad(folder, squad):
     write("fake", lambda paragraph, _: [
         qa.update(answers=[{"text": "FAKE_ANSWER", "answer_start": -1}]) for qa in paragraph["qas"]
     ])  # fmt: skip
+    write("columns", lambda paragraph, _: paragraph["qas"][2].update(
+        answers={"text": ["a"], "answer_start": [3]}  # as the package datasets gives them
+    ))  # fmt: skip
+    write("plain_answers", lambda paragraph, _: paragraph["qas"][2].update(answers=["a"]))
     write("misplaced", lambda paragraph, _: paragraph.update(context="Nothing of it is here."))
     (folder / "broken.json").write_text('{"data": [', "utf-8")
     (folder / "empty.json").write_bytes(b"")
@@ -234,3 +249,29 @@ def write_texts(folder, model):
     (folder / "cut").write_bytes(content[:-20])
     content[-1] ^= 1
     (folder / "flipped").write_bytes(content)
+
+
+def write_tables(folder, _):
+    """Folders of a task of one's own, each with one thing wrong in its training file."""
+    good = "text,label\nIt rained.,no\nIt snowed.,yes\n"
+    files = {
+        "csv": ("train.csv", good),
+        "both": ("train.tsv", "text\tlabel\n"),
+        "none": ("train.xlsx", ""),
+        "dev": ("dev.csv", good),
+        "semicolons": ("train.csv", good.replace(",", ";")),
+        "unquoted": ("train.csv", f"{good}It rained, and snowed.,yes\n"),
+        "open": ("train.csv", good.replace("It snowed", '"It snowed')),
+        "twice": ("train.csv", good.replace("text,", "text,label,")),
+        "unlabelled": ("train.csv", good.replace("yes", "")),
+        "headless": ("train.csv", good.removeprefix("text,label\n")),
+        "broken": ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n'),
+        "array": ("train.jsonl", '[{"text": "a", "label": 1}, {"text": "b", "label": 2}]'),
+        "numbers": ("train.jsonl", '{"text": 5, "label": 1}\n'),
+        "scores": ("train.csv", good.replace("no", "0.5").replace("yes", "2")),
+    }
+    for name, (file, content) in files.items():
+        (folder / name).mkdir()
+        (folder / name / file).write_text(content, "utf-8")
+    for name in ("both", "dev"):
+        (folder / name / "train.csv").write_text(good, "utf-8")

@@ -214,7 +214,7 @@ def parse_resume(data, folder):
     args = SimpleNamespace(
         output_dir=str(folder), overwrite_output_dir=False, do_train=True, init_checkpoint=None
     )
-    checkpoint.resume_or_clear(args, RUNTIME, {"seed": "42"}, 9)
+    checkpoint.resume_or_clear(args, RUNTIME, {"seed": "42"})
 
 
 def safetensors_seeds():

@@ -1,0 +1,267 @@
+"""cuda_graphs.py on a CPU: everything except the graph itself, for which a recorder stands.
+
+The recorder calls the captured step again at each replay, so what a step reads from static memory,
+what a capture leaves behind, and the order of the calls are those of a GPU. The graphs themselves
+are tested in test_gpu.py.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from graph_helpers import MULTIPLE, STEPS, TASKS, TaskRun, assert_same_bits, features, refuse
+from helpers import SAMPLES, assert_same_weights, losses, model_flags
+from model_helpers import BATCH, worst
+
+import checkpoint
+import cuda_graphs
+import run_classifier
+import training
+from optimization import BERTAdam
+from padding import BatchBuffer, PackedInputs, map_batch
+from training import Runtime, StepTotals
+
+CPU = torch.device("cpu")
+
+
+class Recorder:
+    """Stands for cuda_graphs.Capture; `calls` says what happened in which order."""
+
+    def __init__(self, device=CPU, refuse_at=None):
+        self.calls = []
+        self.captures = 0
+        self.refuse_at = refuse_at  # the number of the capture that fails
+
+    def new_pool(self):
+        self.calls.append("pool")
+
+    def __call__(self, warm_up, step):
+        number = self.captures
+        self.captures += 1
+        self.calls += ["warm up", "capture"]
+        warm_up()
+        if number == self.refuse_at:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(BERTAdam, "apply", refuse)
+                step()  # whose gradients stay
+
+        def replay():
+            self.calls.append(f"replay {number}")
+            return step()
+
+        return replay
+
+
+class Run(TaskRun):
+    """Steps of a task with a Recorder."""
+
+    def __init__(self, task="classification", **options):
+        super().__init__(task, capture=Recorder, **options)
+
+    @property
+    def recorder(self):
+        return self.step.capture
+
+
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "BUCKET", MULTIPLE)
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("task", TASKS)
+def test_a_packed_step_in_buffers_is_the_plain_step(task):
+    """Against the public interface, padded and without buckets, with the optimizer's own rates."""
+    ours = Run(task, dropout=0.0)
+    plain = Run(task, graphs=False, dropout=0.0, padded=True)
+    assert ours.train(range(STEPS)) == pytest.approx(plain.train(range(STEPS)), rel=2e-5)
+    assert len(ours.step.graphs) > 2 and not ours.lines  # several buckets, none of them eager
+    for (name, value), wanted in zip(
+        ours.model.state_dict().items(), plain.model.state_dict().values()
+    ):
+        # 8 steps of up to 1e-2; a small v makes a large step of a small difference
+        assert worst(value, wanted.numpy()) < 1e-3, name
+    groups = (run.optimizer.param_groups for run in (ours, plain))
+    assert all(a["step"] == b["step"] == STEPS for a, b in zip(*groups))
+    assert ours.optimizer.get_lr() == plain.optimizer.get_lr()
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("stop", (1, 3, STEPS - 1))
+def test_a_resumed_run_has_the_same_bits(task, stop):
+    """Each bucket is then captured at another step, with other steps before it."""
+    whole, first = Run(task), Run(task)
+    expected = whole.train(range(STEPS))
+    found = first.train(range(stop))
+    second = Run(task, like=first)
+    found += second.train(range(stop, STEPS))
+    assert found == expected
+    assert_same_bits(whole, second)
+
+
+def test_a_capture_leaves_no_trace():
+    """In weights, moments, gradients, notes of the norm, and the schedule."""
+    run, untouched = Run(), Run()
+    run.train([0])
+    untouched.train([0])
+    seeds, prepared = run.prepared(1)
+    state = torch.get_rng_state()
+    run.step.make_graph(prepared)
+    assert_same_bits(run, untouched)
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    # The generator moves, but each step seeds it.
+    assert not torch.equal(torch.get_rng_state(), state)
+    assert run.train([2]) == untouched.train([2])
+    assert_same_bits(run, untouched)
+
+
+def test_dropout_depends_on_the_seed_alone():
+    run, again, other = Run(), Run(), Run()
+    (loss,) = run.train([0])
+    torch.manual_seed(5)
+    assert again.train([0]) == [loss]
+    assert_same_bits(run, again)
+    _, prepared = other.prepared(0)
+    assert other.step([7], prepared).item() != loss
+
+
+# --- captures ------------------------------------------------------------------------------------
+
+
+def test_a_bucket_is_captured_once_and_a_larger_one_starts_a_new_pool():
+    run = Run()
+    by_rows = {}
+    for number in range(100):
+        prepared = run.prepared(number)[1]
+        if prepared.packed[0].seqlens[-1]:  # spare rows
+            by_rows[len(prepared.packed[0].indices)] = number
+    small, middle, large = (by_rows[rows] for rows in (48, 64, 80))
+    run.train([small])
+    capture = ["warm up", "capture"]
+    # The first is 64 rows: 48 with headroom, rounded up.
+    assert run.recorder.calls == ["pool", *capture, *capture, "replay 1"]
+    assert run.step.most_rows == 64
+    run.recorder.calls.clear()
+    run.train([small, middle, small, middle])
+    assert run.recorder.calls == ["replay 1", *capture, "replay 2", "replay 1", "replay 2"]
+    run.recorder.calls.clear()
+    run.train([large])
+    assert run.recorder.calls == ["pool", *capture, *capture, "replay 4"]
+    assert run.step.most_rows == 112 and len(run.step.graphs) == 2  # the small ones are gone
+    run.train([small])
+    assert run.recorder.calls[-3:] == [*capture, "replay 5"]
+
+
+def test_no_headroom_beyond_what_a_batch_can_hold():
+    run = Run()
+    rows = features(0)
+    for row in rows:
+        row.input_ids = row.segment_ids = np.ones(11, int)
+    batches = map_batch(
+        lambda packed: packed.in_bucket(11, MULTIPLE), (run.make_batch(rows),), PackedInputs
+    )
+    run.step([1], BatchBuffer((batches, StepTotals(BATCH)), CPU))
+    assert run.recorder.calls == ["pool", "warm up", "capture", "replay 0"]
+    assert run.step.most_rows == 144  # 13 × 11 = 143
+
+
+@pytest.mark.parametrize("refuse_at", (0, 1, 2))
+def test_a_step_that_cannot_be_captured_runs_eagerly(refuse_at):
+    """As if there had been no graphs; the reason is said once."""
+    run, eager = Run(), Run()
+    run.recorder.refuse_at = refuse_at
+    eager.step.give_up("a test")
+    assert run.train(range(STEPS)) == eager.train(range(STEPS))
+    assert_same_bits(run, eager)
+    assert run.lines == [
+        "training without CUDA graphs, which is slower: a step cannot be captured: "
+        "RuntimeError: operation not permitted when stream is capturing"
+    ]
+    assert not run.step.graphs and run.recorder is None
+
+
+def test_padded_batches_run_eagerly():
+    run = Run()
+    prepared = run.prepared(0)[1]
+    ((packed,), labels), totals = prepared.batch[0][0], prepared.batch[1]
+    run.step([1], BatchBuffer((((packed.padded(), labels),), totals), CPU))
+    assert run.lines == ["training without CUDA graphs, which is slower: the batches are padded"]
+
+
+def test_a_mistake_in_a_batch_is_reported_as_without_graphs():
+    run = Run()
+    prepared = run.prepared(0)[1]
+    wrong = map_batch(lambda t: t[:-1] if t.shape == (BATCH,) else t, prepared.batch)
+    with pytest.raises(ValueError, match=r"labels: the shape is \[12\]"):
+        run.step([1], BatchBuffer(wrong, CPU))
+
+
+@pytest.mark.parametrize(
+    "changed, reason",
+    (
+        ({}, ""),
+        ({"cuda_graphs": False}, "--no_cuda_graphs"),
+        ({"gradient_accumulation_steps": 2}, "--gradient_accumulation_steps makes several parts"),
+        ({"fp16": True}, "--fp16 decides on the host"),
+        ({"world_size": 2}, "several ranks exchange their gradients"),
+        ({"gpus": 2}, "one process uses several GPUs"),
+        ({"device": "cpu"}, "there is no GPU"),
+    ),
+)
+def test_what_speaks_against_graphs(changed, reason, monkeypatch):
+    values = {"cuda_graphs": True, "gradient_accumulation_steps": 1, "fp16": False, **changed}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: values.get("gpus", 1))
+    runtime = Runtime(torch.device(values.get("device", "cuda")))
+    runtime.world_size = values.get("world_size", 1)
+    found = training.why_no_graphs(SimpleNamespace(**values), runtime)
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorders(monkeypatch):
+    """The recorders of runs that take this machine for a GPU."""
+    made = []
+    monkeypatch.setattr(training, "why_no_graphs", lambda args, _: "" if args.cuda_graphs else "-")
+    monkeypatch.setattr(training, "Capture", lambda device: made.append(Recorder()) or made[-1])
+    monkeypatch.setattr(training, "BUCKET", MULTIPLE)
+    return made
+
+
+def classifier_flags(model):
+    return [
+        "--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}", *model_flags(model), "--do_train",
+        "--max_seq_length=24", "--train_batch_size=8", "--learning_rate=1e-3",
+        "--num_train_epochs=0.3",
+    ]  # fmt: skip
+
+
+def test_a_run_with_graphs_trains_alike(tiny_model_without_dropout, tmp_path, call, recorders):
+    flags = classifier_flags(tiny_model_without_dropout)
+    ours = call(run_classifier, *flags, f"--output_dir={tmp_path / 'graphs'}").ok()
+    eager = call(run_classifier, *flags, "--no_cuda_graphs", f"--output_dir={tmp_path / 'eager'}")
+    assert losses(tmp_path / "graphs") == pytest.approx(losses(tmp_path / "eager"), abs=2e-5)
+    (recorder,) = recorders
+    assert sum(name.startswith("replay") for name in recorder.calls) == 11
+    assert "without CUDA graphs" not in ours.out + eager.out
+
+
+def test_a_run_that_is_resumed_with_graphs(tiny_model, tmp_path, call, recorders):
+    command = [*classifier_flags(tiny_model), "--save_checkpoints_steps=4", "--keep_checkpoints=9"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        call(run_classifier, *command, f"--output_dir={folder}").ok()
+    for step, path in checkpoint.checkpoints(str(resumed)).items():
+        if step > 4:
+            (resumed / path.rpartition("/")[2]).unlink()
+    (resumed / "pytorch_model.bin").unlink()
+    again = call(run_classifier, *command, f"--output_dir={resumed}").ok()
+    assert "resuming from" in again.out and len(recorders) == 3
+    assert_same_weights(whole, resumed)
+    assert losses(whole) == losses(resumed)

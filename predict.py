@@ -235,7 +235,8 @@ def read_tokenizer(folder: Folder, config: BertConfig) -> FullTokenizer:
     """The tokenizer of a folder. Raises ValueError where vocabulary and model do not agree."""
     lower = folder.casing.get("do_lower_case", True)
     accents = folder.casing.get("strip_accents", lower)
-    tokenizer = FullTokenizer(folder.vocab_file, lower, accents)
+    never_split = folder.run.get("never_split") or ()
+    tokenizer = FullTokenizer(folder.vocab_file, lower, accents, never_split, folder.added_tokens)
     size = max(index for word, index in tokenizer.vocab.items() if word) + 1
     if size > config.vocab_size:
         raise ValueError(
@@ -455,6 +456,7 @@ class Model:
             null_score_diff_threshold=self.settings["null_score_diff_threshold"],
             log=note,
             strip_accents=self.tokenizer.basic_tokenizer.strip_accents,
+            never_split=self.tokenizer.never_split,
         )
         return [answers[str(number)] for number in range(len(pairs))]
 

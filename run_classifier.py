@@ -501,6 +501,7 @@ def train_and_evaluate(args, runtime):
 
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial_weights(model, weights, runtime, args.do_train, labels)
+    tokenizer = training.add_tokens(args, runtime, model, tokenizer)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)

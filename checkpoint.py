@@ -120,7 +120,8 @@ class Folder:
             "run_squad.py": "questions",
             "run_pretraining.py": "pretraining",
         }
-        task = next(filter(None, known), None) or by_script.get(self.script)
+        task = next(filter(None, known), None) or self.run.get("task")
+        task = task or by_script.get(self.script)
         is_regression = self.run.get("labels") == [] or self.num_labels == 1
         return "regression" if task == "classification" and is_regression else task
 
@@ -470,8 +471,9 @@ def transformers_config(model, config, metadata) -> dict:
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": metadata.get("problem_type", kind),
         }
+        if metadata.get("task") != "tagging":
+            values["problem_type"] = metadata.get("problem_type", kind)
     return values
 
 

@@ -30,6 +30,8 @@ LOG = "training_log.jsonl"
 EVAL_RESULTS = "eval_results.txt"
 SEEDS_RESULTS = "seeds_results.json"
 TEST_RESULTS = "test_results.tsv"
+TEST_PREDICTIONS = "test_predictions.txt"
+TEST_EVAL_RESULTS = "test_eval_results.txt"
 PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
@@ -40,9 +42,10 @@ CHECKPOINTS = "checkpoint-*.pt"
 # --overwrite_output_dir removes. The last ones are the files for the GLUE server.
 WRITTEN = (
     *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
-    SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", PREDICTIONS, NBEST_PREDICTIONS,
-    NULL_ODDS, REPORT, CHECKPOINTS, "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv",
-    "SST-2.tsv", "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
+    SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", TEST_PREDICTIONS,
+    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, CHECKPOINTS,
+    "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv", "STS-B.tsv", "QQP.tsv",
+    "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
 
 # The first bytes of files that are mistaken for weights, and what such a file is.

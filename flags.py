@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 CLASSIFIER = "run_classifier"
 SQUAD = "run_squad"
+TAGGER = "run_tagger"
 PRETRAINING = "run_pretraining"
 FEATURES = "extract_features"
 PREDICT = "predict"
@@ -31,6 +32,7 @@ TO_TENSORFLOW = "convert_pytorch_checkpoint_to_tf"
 SCRIPTS = {
     CLASSIFIER: "classifier",
     SQUAD: "squad",
+    TAGGER: "tagger",
     PRETRAINING: "pretraining",
     FEATURES: "features",
     PREDICT: "predict",
@@ -38,10 +40,10 @@ SCRIPTS = {
     TO_PYTORCH: "to PyTorch",
     TO_TENSORFLOW: "to TensorFlow",
 }
-FINE_TUNING = (CLASSIFIER, SQUAD)
-TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
-EVALUATED = (CLASSIFIER, SQUAD, PRETRAINING)  # may evaluate while they train
-MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
+FINE_TUNING = (CLASSIFIER, SQUAD, TAGGER)
+TRAINING = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)
+EVALUATED = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)  # may evaluate while they train
+MODEL_USERS = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
 SCHEDULES = ("warmup_linear", "warmup_constant", "warmup_cosine")
@@ -185,7 +187,12 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's files",
+            "data_dir", (CLASSIFIER, TAGGER), str, REQUIRED,
+            {
+                CLASSIFIER: "folder with the task's files",
+                TAGGER: "folder with train.txt, dev.txt and test.txt in CoNLL columns: a line for "
+                "each word, the word first and its tag last, a blank line between sentences",
+            },
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -278,9 +285,10 @@ FLAGS = {
             metavar="FILE", must_exist=True, may_differ=True, google="none", port="none",
         ),
         Flag(
-            "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
+            "do_eval", (CLASSIFIER, TAGGER, PRETRAINING), bool, False,
             {
                 CLASSIFIER: "evaluate on dev.tsv",
+                TAGGER: "evaluate on dev.txt",
                 PRETRAINING: "evaluate on the first instances of --eval_file, or without it of "
                 "--input_file",
             },
@@ -291,6 +299,7 @@ FLAGS = {
             {
                 CLASSIFIER: "write the class probabilities of test.tsv",
                 SQUAD: "answer the questions of --predict_file",
+                TAGGER: "tag test.txt, and evaluate on it if it has tags",
             },
             may_differ=True, google="false", port="false, classifier —",
         ),
@@ -357,7 +366,8 @@ FLAGS = {
             metavar="N,N,…", may_differ=True,
         ),
         Flag(
-            "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
+            "eval_batch_size", (CLASSIFIER, TAGGER, PRETRAINING), int, 8,
+            "examples per evaluation batch",
             allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="8", port="8",
         ),
         Flag(
@@ -370,6 +380,7 @@ FLAGS = {
             {
                 CLASSIFIER: "evaluate on the first N examples of each dev file alone",
                 SQUAD: "answer the first N questions of --predict_file alone",
+                TAGGER: "evaluate on the first N sentences of dev.txt alone",
                 PRETRAINING: "evaluate on the first N instances alone",
             },
             allowed=AT_LEAST_1, may_differ=True, decides_best=True,
@@ -477,7 +488,7 @@ FLAGS = {
         ),
         Flag(
             "init_checkpoint", MODEL_USERS, str,
-            {CLASSIFIER: None, SQUAD: None, PRETRAINING: None, FEATURES: REQUIRED},
+            {**dict.fromkeys(TRAINING), FEATURES: REQUIRED},
             "weights to start from: a file or folder of PyTorch weights, or a TensorFlow "
             "checkpoint; without this flag, training starts from random weights",
             metavar="PATH", google="none, features required", port="none, features required",
@@ -509,9 +520,9 @@ FLAGS = {
         ),
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
-            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128, PREDICT: None},
-            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows; "
-            "predict.py does as training did by default",
+            {**dict.fromkeys(MODEL_USERS, 128), SQUAD: 384, PREDICT: None},
+            "WordPieces per input; longer inputs are cut, or in SQuAD and tagging divided into "
+            "windows; predict.py does as training did by default",
             allowed=Range(3), google="128, squad 384", port="128, squad 384",
         ),
     ),
@@ -611,6 +622,7 @@ FLAGS = {
             {
                 CLASSIFIER: "train on the first N examples of the training file alone",
                 SQUAD: "train on the first N questions of --train_file alone",
+                TAGGER: "train on the first N sentences of train.txt alone",
                 PRETRAINING: "train on the first N instances alone",
             },
             allowed=AT_LEAST_1,
@@ -622,6 +634,7 @@ FLAGS = {
             {
                 CLASSIFIER: "evaluate on the dev file every N steps and after the last one",
                 SQUAD: "evaluate on --predict_file every N steps and after the last one",
+                TAGGER: "evaluate on dev.txt every N steps and after the last one",
                 PRETRAINING: "evaluate on --eval_file every N steps and after the last one",
             },
             allowed=AT_LEAST_1, may_differ=True, decides_best=True,
@@ -632,6 +645,8 @@ FLAGS = {
                 CLASSIFIER: "end with the weights of the best evaluation, by accuracy, or F1 "
                 "(MRPC, QQP), Matthews' (CoLA) or Pearson's correlation (regressions)",
                 SQUAD: "end with the weights of the best evaluation, by F1",
+                TAGGER: "end with the weights of the best evaluation, by F1, or accuracy for tags "
+                "that mark no entities",
                 PRETRAINING: "end with the weights of the best evaluation, by the loss of masked "
                 "words",
             },

@@ -18,13 +18,14 @@ import run_classifier
 import run_pretraining
 import run_squad
 from configuration import BertConfig
+import run_tagger
 
 SCRIPTS = {
     module.__name__: module
     for module in (
         convert_pytorch_checkpoint_to_tf, convert_tf_checkpoint_to_pytorch,
         create_pretraining_data, extract_features, predict, run_classifier, run_pretraining,
-        run_squad,
+        run_squad, run_tagger,
     )
 }  # fmt: skip
 # Files that exist are enough for parse_args.
@@ -250,6 +251,7 @@ DECIDE_IN = {
         "align_answers", "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",
         "version_2_with_negative", "warmup_proportion",
     },
+    "run_tagger": {"compute_padding", "num_train_epochs", "warmup_proportion"},
     "run_pretraining": {"max_predictions_per_seq", "num_train_steps", "num_warmup_steps"},
 }  # fmt: skip
 
@@ -259,6 +261,7 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     more = {
         "run_classifier": ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}"],
         "run_squad": [f"--train_file={__file__}"],
+        "run_tagger": [f"--data_dir={SAMPLES / 'tagging'}"],
         "run_pretraining": ["--input_file=i"],
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])

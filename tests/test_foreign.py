@@ -25,6 +25,7 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     get_activation,
     load_weights,
@@ -197,6 +198,11 @@ KINDS = {
     "five classes": (BertForSequenceClassification, (5,), {"labels": FIVE}),
     "regression": (BertForSequenceClassification, (1,), {"labels": []}),
     "questions": (BertForQuestionAnswering, (), {}),
+    "tags": (
+        BertForTokenClassification,
+        (3,),
+        {"labels": ["O", "B-PER", "I-PER"], "task": "tagging"},
+    ),
     "pretraining": (BertForPreTraining, (), {}),
 }
 
@@ -222,7 +228,8 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     if labels:
         assert theirs.config.id2label == dict(enumerate(labels))
         assert theirs.config.label2id == {label: number for number, label in enumerate(labels)}
-        assert theirs.config.problem_type == "single_label_classification"
+        problem = None if kind == "tags" else "single_label_classification"
+        assert theirs.config.problem_type == problem
     elif labels == []:
         assert theirs.num_labels == 1 and theirs.config.problem_type == "regression"
 
@@ -239,7 +246,10 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     assert again.layer_norm_eps == epsilon
     back = new(model_class, again, *arguments, seed=2)
     unfilled, unused = load_weights(back, folder.source)
-    assert unused == [] and (kind == "questions" or unfilled == [])  # there without a pooler
+    without_pooler = kind in ("questions", "tags")  # there
+    assert unused == [] and (without_pooler or unfilled == [])
+    if kind == "tags":
+        assert folder.task == "tagging"
     assert torch.equal(logits(back, config), logits(model, config))
 
 

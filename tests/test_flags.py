@@ -17,8 +17,8 @@ import predict
 import run_classifier
 import run_pretraining
 import run_squad
-from configuration import BertConfig
 import run_tagger
+from configuration import BertConfig
 
 SCRIPTS = {
     module.__name__: module

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ CONFIG = "bert_config.json"
 TRANSFORMERS_CONFIG = "config.json"
 VOCAB = "vocab.txt"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"  # of transformers, which since version 5 writes no vocab.txt
 RUN = "run.json"
 LOG = "training_log.jsonl"
 EVAL_RESULTS = "eval_results.txt"
@@ -193,6 +195,18 @@ def _mac_line_ends(path):
         f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert them to "
         f"line feeds"
     )
+
+
+def read_json(path) -> dict:
+    """The object in a JSON file. Raises OSError, or ValueError where it is damaged."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            values = json.load(file)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return values
 
 
 @dataclass

@@ -9,7 +9,9 @@ loaded.
 """
 
 import argparse
+import contextlib
 import difflib
+import glob
 import os
 import sys
 import textwrap
@@ -404,6 +406,13 @@ FLAGS = {
             metavar="jsonl|npz", choices=("jsonl", "npz"),
         ),
         Flag(
+            "output_format", (INSTANCES,), str, "instances",
+            "instances: a file that opens at once, read at random, or tfrecord: TFRecord files of "
+            "tf.train.Example, which Google's run_pretraining.py reads; run_pretraining.py reads "
+            "both",
+            metavar="instances|tfrecord", choices=("instances", "tfrecord"),
+        ),
+        Flag(
             "align_answers", (SQUAD,), bool, False,
             "place answers by characters, for texts without spaces: learn the answer at its "
             "answer_start and return just the characters of the predicted tokens; without this "
@@ -501,6 +510,13 @@ FLAGS = {
             "bracketed entry; without this flag they are split, as Google does. Evaluation takes "
             "it from the run.json beside the weights",
             metavar="NAME,NAME,…|all",
+        ),
+        Flag(
+            "add_tokens", (*TRAINING, INSTANCES), str, None,
+            "file of words to add to the vocabulary, one a line: they fill [unused] entries first, "
+            "then get new rows, and begin as the mean of their WordPieces; the output folder has "
+            "them. Pre-training takes the same file in create_pretraining_data.py",
+            metavar="FILE", must_exist=True, may_differ=True,
         ),
         Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
@@ -751,14 +767,15 @@ def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
 
 
 class Args(argparse.Namespace):
-    """The flags' values; beside them, and not in `vars`, the script and which flags were given."""
+    """The flags' values; beside them, and not in `vars`, what the functions below return."""
 
-    __slots__ = ("given", "script")
+    __slots__ = ("given", "script", "tokenizer")
 
     def __init__(self, script: str):
         super().__init__()
         self.given = set()
         self.script = script
+        self.tokenizer = None
 
 
 def is_given(namespace: argparse.Namespace, name: str) -> bool:
@@ -769,6 +786,24 @@ def is_given(namespace: argparse.Namespace, name: str) -> bool:
 def script_of(namespace: argparse.Namespace) -> str | None:
     """The script whose flags `namespace` holds; None for one that no Parser made."""
     return getattr(namespace, "script", None)
+
+
+def keep_tokenizer(namespace: argparse.Namespace, tokenizer) -> None:
+    """Keeps the tokenizer of a run, whose files are written beside its weights."""
+    namespace.tokenizer = tokenizer
+
+
+def tokenizer_of(namespace: argparse.Namespace):
+    """What `keep_tokenizer` kept; None before."""
+    return getattr(namespace, "tokenizer", None)
+
+
+def may_resume(namespace: argparse.Namespace) -> bool:
+    """Whether a training run finds checkpoints, and with them its configuration and vocabulary."""
+    folder = namespace.output_dir
+    if namespace.overwrite_output_dir or not folder:
+        return False
+    return bool(glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")))
 
 
 def default_value(namespace: argparse.Namespace, name: str) -> object:
@@ -884,7 +919,8 @@ class Parser(argparse.ArgumentParser):
         required = {flag.name for flag in flags if flag.default_of(self.script) == REQUIRED}
         hint = "--help explains them"
         # Without weights to start from there is no folder that has these.
-        if self.script in TRAINING and namespace.do_train and not namespace.init_checkpoint:
+        trains = self.script in TRAINING and namespace.do_train
+        if trains and not namespace.init_checkpoint and not may_resume(namespace):
             required.add("bert_config_file")
             if self.script != PRETRAINING:
                 required.add("vocab_file")
@@ -997,11 +1033,21 @@ def run(function: Callable, *arguments):
         if isinstance(error, OSError) and error.filename is not None:
             error = f"{error.filename}: {error.strerror}"
         sys.stdout.flush()
-        os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
+        write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        os.write(2, f"\n{script}: interrupted\n".encode())
+        write_error(f"\n{script}: interrupted")
         sys.exit(130)
+
+
+def write_error(line: str) -> None:
+    """Writes a line to stderr at once, even while another one is being printed, as in a handler.
+
+    The terminal may be gone; where stderr was closed from the start, 2 may be another file.
+    """
+    with contextlib.suppress(OSError):
+        if sys.stderr:
+            os.write(2, f"{line}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:

@@ -904,6 +904,32 @@ def initialize(module, config):
             nn.init.zeros_(part.bias)
 
 
+@torch.no_grad()
+def add_word_rows(model, rows: dict[int, list[int]]) -> None:
+    """Gives new words their rows of the word table and biases of the decoder, in place.
+
+    `rows` maps the id of a word to the ids of its WordPieces so far; their mean is its row. Where
+    ids lie beyond the table it grows, and `config.vocab_size` with it. Call it before the optimizer
+    is created.
+    """
+    config = getattr(model, "bert", model).config
+    embeddings = getattr(model, "bert", model).embeddings
+    table = word_table(embeddings.word_embeddings)
+    size = max([config.vocab_size - 1, *rows]) + 1
+    parts = [(table, "weight")]
+    if hasattr(model, "cls"):
+        parts.append((model.cls.predictions, "bias"))
+    for module, name in parts:
+        old = getattr(module, name)
+        new = torch.zeros(size, *old.shape[1:], dtype=old.dtype, device=old.device)
+        new[: len(old)] = old
+        for index, pieces in rows.items():
+            new[index] = old[pieces].mean(dim=0)
+        setattr(module, name, nn.Parameter(new))
+    table.num_embeddings = size
+    config.vocab_size = size
+
+
 class BertLMPredictionHead(nn.Module):
     """Scores over the vocabulary; the decoder's weight is the word-embedding table."""
 

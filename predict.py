@@ -148,7 +148,7 @@ TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 TOKENS_ON_CPU = 4096
 TOKENS_ON_GPU = 32768
 
-# What of an input is in memory at a time; the inputs of a chunk are sorted by length.
+# How much of the input is in memory at a time; the inputs of a chunk are sorted by length.
 CHUNK_ROWS = 2048
 CHUNK_CHARACTERS = 2**20
 
@@ -261,7 +261,8 @@ def read_tokenizer(folder: Folder, config: BertConfig) -> FullTokenizer:
     """The tokenizer of a folder. Raises ValueError where vocabulary and model do not agree."""
     lower = folder.casing.get("do_lower_case", True)
     accents = folder.casing.get("strip_accents", lower)
-    tokenizer = FullTokenizer(folder.vocab_file, lower, accents)
+    never_split = folder.run.get("never_split") or ()
+    tokenizer = FullTokenizer(folder.vocab_file, lower, accents, never_split, folder.added_tokens)
     size = max(index for word, index in tokenizer.vocab.items() if word) + 1
     if size > config.vocab_size:
         raise ValueError(
@@ -349,13 +350,13 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
 
 
 def kind_of(folder: Folder) -> str:
-    """What a model without a head that can be used is, in words."""
+    """Describes a model that has no usable head."""
     names = folder.configuration.get("architectures")
     return ", ".join(map(str, names or ["an encoder without a head"]))
 
 
 def note(line: str) -> None:
-    """Tells the user something; stdout is for results alone."""
+    """Prints a line for the user to stderr; stdout is for results alone."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -520,6 +521,7 @@ class Model:
             null_score_diff_threshold=self.settings["null_score_diff_threshold"],
             log=note,
             strip_accents=self.tokenizer.basic_tokenizer.strip_accents,
+            never_split=self.tokenizer.never_split,
         )
         return [answers[str(number)] for number in range(len(pairs))]
 
@@ -547,7 +549,7 @@ class Model:
                 if wanted:
                     problem = f"lies beyond {self.max_seq_length} WordPieces"
                 raise ValueError(f"{MASK} {problem} in {shorten(first, 60)!r}")
-        # The scores of a mask are as many as the vocabulary: fewer of these fit into memory.
+        # Each [MASK] has a score for every entry of the vocabulary, so smaller batches are needed.
         return self._outputs(features, self._best_words, part=4)
 
     def embed(self, texts: Sequence[str | tuple[str, str]], how: str = "mean") -> np.ndarray:
@@ -1246,7 +1248,7 @@ def open_output(args):
 def predict_all(args, use, writer, total):
     """Reads, computes and writes one chunk of inputs after another."""
     rows = map(use.check, read_rows(args, use.names))
-    # A bar between the lines of a table would be in the way.
+    # A bar would break up the lines of a table.
     quiet = args.input is None or not sys.stderr.isatty()
     quiet = quiet or (args.output is None and sys.stdout.isatty())
     with tqdm(total=total, unit="text", disable=quiet, dynamic_ncols=True) as bar:

@@ -245,6 +245,7 @@ def execute(args) -> None:
 
     model = BertForTokenClassification(config, len(labels))
     training.load_initial_weights(model, weights, runtime, args.do_train, labels)
+    tokenizer = training.add_tokens(args, runtime, model, tokenizer)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
@@ -264,16 +265,16 @@ def execute(args) -> None:
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
-        examples = TrainingExamples(features["train"], FIELDS, weight_of=lambda row: len(row.words))
+        examples = TrainingExamples(
+            features["train"], FIELDS, make_batch, weight_of=lambda row: len(row.words)
+        )
         evaluator = None
         if args.eval_steps:
             dev_examples, _ = sets["dev"]
             evaluator = make_evaluator(
                 args, runtime, model, labels, dev_examples, features["dev"], make_batch
             )
-        global_step = training.train(
-            args, runtime, model, examples, make_batch, compute_loss, evaluator
-        )
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
         checkpoint.save_model(
             args, runtime, model, config, task="tagging", labels=labels, global_step=global_step
         )

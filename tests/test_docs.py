@@ -294,6 +294,7 @@ def test_flags_parse(script, monkeypatch):
             check(flag, value)
 
     monkeypatch.setattr(flags.Flag, "check", check_all_but_files)
+    monkeypatch.setattr(run_classifier, "check_files", lambda args: None)
     monkeypatch.setattr(run_classifier, "load_processor", lambda text: SimpleNamespace(name=text))
     module = importlib.import_module(script)
     found = 0

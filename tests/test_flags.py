@@ -18,6 +18,7 @@ import run_classifier
 import run_pretraining
 import run_squad
 import run_tagger
+from configuration import BertConfig
 
 SCRIPTS = {
     module.__name__: module
@@ -264,9 +265,10 @@ def test_flags_that_a_resumed_run_must_repeat(script):
         "run_pretraining": ["--input_file=i"],
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
-    key = checkpoint.resume_key(args, 0).keys()
+    config = BertConfig(vocab_size=9)
+    key = checkpoint.resume_key(args, config, 0).keys()
     assert key == {
-        *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "content of --vocab_file",
+        *DECIDE, *DECIDE_IN[script], "meaning of --bert_config_file", "content of --vocab_file",
         "content of --init_checkpoint", "training examples",
     }  # fmt: skip
     # With --keep_best or --patience what is evaluated, and when, decides the result too.
@@ -278,7 +280,7 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     }[script] | {"eval_steps", "max_eval_examples", "examples to evaluate"}
     for name, value in (("keep_best", True), ("patience", 3)):
         setattr(args, name, value)
-        assert checkpoint.resume_key(args, 0, 0).keys() - key == evaluation
+        assert checkpoint.resume_key(args, config, 0, 0).keys() - key == evaluation
         setattr(args, name, None)
     # One flag's name stands for it in all scripts that train.
     for flag in declared(script):

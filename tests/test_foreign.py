@@ -31,7 +31,7 @@ from modeling import (
     load_weights,
 )
 from tf_checkpoint import write_checkpoint
-from tokenization import load_vocab
+from tokenization import AddedToken, load_vocab
 from training import Runtime, load_initial_weights
 from weights import read_state_dict, write_safetensors
 
@@ -414,11 +414,18 @@ def test_added_tokens_are_found_in_all_three_places(tmp_path, base, config):
     word = (base / "vocab.txt").read_text("utf-8").split("\n")[20]
     classifier_folder(
         tmp_path, base, config, {"0": "a", "1": "b"}, added_tokens={"[E1]": 187},
-        tokenizer_config={"added_tokens_decoder": {"188": {"content": "[E2]"},
-                                                   "0": {"content": "[PAD]"}}},
         tokenizer={"added_tokens": [{"id": 189, "content": "[E3]"}, {"id": 20, "content": word}]},
+        special_tokens_map={"additional_special_tokens": ["[E1]", "[E4]"]},
     )  # fmt: skip
-    assert checkpoint.inspect_folder(tmp_path).added_tokens == ["[E1]", "[E2]", "[E3]"]
+    assert checkpoint.inspect_folder(tmp_path).added_tokens == (
+        AddedToken(word, 20, True), AddedToken("[E1]", 187), AddedToken("[E3]", 189, True),
+        AddedToken("[E4]", 190),
+    )  # fmt: skip
+    # As in transformers, the newest place for them counts alone.
+    decoder = {"188": {"content": "[E2]", "special": True}, "0": {"content": "[PAD]"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    (tmp_path / "special_tokens_map.json").unlink()
+    assert checkpoint.inspect_folder(tmp_path).added_tokens == (AddedToken("[E2]", 188),)
 
 
 # --- wrapped weights -----------------------------------------------------------------------------
@@ -630,12 +637,20 @@ def test_hub_modules_are_read(tmp_path, base, config, capsys):
     assert load_weights(target, tmp_path / "converted.bin") == ([], [])
 
 
-def test_object_checkpoints_are_named(tmp_path, base, config):
+@pytest.mark.parametrize("by_tensorflow", [False, True])
+def test_object_checkpoints_are_named(tmp_path, base, config, by_tensorflow):
     name = "encoder/layer_with_weights-0/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
-    write_checkpoint(str(tmp_path / "a.ckpt"), {name: np.ones((187, 24), np.float32)})
+    if by_tensorflow:
+        tf = pytest.importorskip("tensorflow")
+        place = tf.train.Checkpoint(embeddings=tf.Variable(tf.ones([187, 24])))
+        layers = tf.train.Checkpoint(**{"layer_with_weights-0": place})
+        tf.train.Checkpoint(encoder=layers).write(str(tmp_path / "a.ckpt"))
+    else:
+        write_checkpoint(str(tmp_path / "a.ckpt"), {name: np.ones((187, 24), np.float32)})
     with pytest.raises(ValueError) as caught:
         to_pytorch.load_tf_weights(BertModel(config), tmp_path / "a.ckpt")
     assert f"it holds {name}, of a TensorFlow 2 object checkpoint" in str(caught.value)
+    assert "convert_bert_original_tf2_checkpoint_to_pytorch.py" in str(caught.value)
 
 
 def test_a_pointer_instead_of_data(tmp_path, base, config):

@@ -21,7 +21,7 @@ FLOORS = (
         "tokenization", "configuration", "padding", "optimization", "tf_checkpoint",
         "squad_metrics", "glue_metrics", "tagging_metrics", "files", "flags", "precision",
     },
-    {"modeling", "weights", "report", *DATA},
+    {"modeling", "weights", "report", "vocabulary", *DATA},
     {CONVERT, "convert_pytorch_checkpoint_to_tf", "checkpoint", "progress"},
     {"cuda_graphs", "training", "create_pretraining_data"},
     {

@@ -85,6 +85,11 @@ def write_vocabularies(folder, model):
     )
     (folder / "no_special.txt").write_text("\n".join(words[3:]), "utf-8")
     (folder / "blank.txt").write_text("\n\n", "utf-8")
+    for name, text in (("spaces", "fine\ntwo words\n"), ("piece", "##ing\n"), ("new", "zzz\n")):
+        (folder / f"{name}.words").write_text(text, "utf-8")
+    (folder / "cased").mkdir()
+    shutil.copy(model / "vocab.txt", folder / "cased")
+    (folder / "cased/tokenizer_config.json").write_text('{"do_lower_case": false}')
     (folder / "latin1.txt").write_bytes("[UNK]\ncaf\xe9\n".encode("latin-1"))
     with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
         archive.writestr("vocab.txt", "[UNK]")

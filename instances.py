@@ -241,7 +241,10 @@ class Instances:
     fingerprint              a checksum of all files
     num_examples             the number of rows
     self[i]                  a row, as `checked_row` returns it
+    make_batch               a function of some rows: their batch; set by who trains on them
     """
+
+    make_batch = None
 
     def __init__(
         self,

@@ -198,13 +198,13 @@ def execute(args) -> None:
         runtime.print(f"training reads {len(instances):,} instances {epochs:.2f} times")
         # CUDA graphs need the same number of masked positions in each step.
         width = args.max_predictions_per_seq if runtime.device.type == "cuda" else 0
-        make = partial(make_batch, width=width)
+        instances.make_batch = partial(make_batch, width=width)
         evaluator = None
         if args.eval_steps:
             evaluator = training.Evaluator(
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
-        global_step = training.train(args, runtime, model, instances, make, compute_loss, evaluator)
+        global_step = training.train(args, runtime, model, instances, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)

@@ -367,15 +367,14 @@ def execute(args) -> None:
         examples = TrainingExamples(
             train_features,
             fields=("input_ids", "segment_ids", "start_position", "end_position"),
+            make_batch=make_batch,
             num_examples=len(train_examples),  # questions, as Google counts
         )
         evaluator = None
         if args.eval_steps:
             prediction_set = predict_examples, predict_features, scorable
             evaluator = make_evaluator(args, runtime, model, tokenizer, prediction_set, make_batch)
-        global_step = training.train(
-            args, runtime, model, examples, make_batch, compute_loss, evaluator
-        )
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
 

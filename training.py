@@ -529,14 +529,14 @@ class StepTotals(NamedTuple):
     weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=None) -> int:
+def train(args, runtime, model, examples, compute_loss, evaluator=None) -> int:
     """Trains `model` in place, from the newest checkpoint on. Returns the step of its weights.
 
-    `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
-    batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
-    step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
-    of the whole batch; make_batch is called in a thread, while the step before runs. `evaluator` is
-    an Evaluator, for a run that evaluates while it trains.
+    `examples` is a data.TrainingExamples or an instances.Instances, whose make_batch(rows) makes
+    the batch of one part of a step, in a thread, while the step before runs. compute_loss(model,
+    batch, totals) is that part's share of the step's mean loss, i.e. a sum divided by StepTotals,
+    so that parts and ranks add up to the loss of the whole batch. `evaluator` is an Evaluator, for
+    a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
@@ -551,7 +551,7 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
     train_step = make_train_step(args, runtime, replica, optimizer, scale, compute_loss)
     if args.compile:
         train_step = time_first_step(runtime, train_step)
-    prepare = partial(prepare_step, args, runtime, model, examples, make_batch)
+    prepare = partial(prepare_step, args, runtime, model, examples)
     batches = prefetched(prepare, range(start, steps))
 
     log = Log(args, runtime, start, steps, evaluator.evaluated)
@@ -632,7 +632,7 @@ def resume(args, runtime, model, optimizer, scale, key, evaluator) -> int:
     return state["step"]
 
 
-def prepare_step(args, runtime, model, examples, make_batch, step):
+def prepare_step(args, runtime, model, examples, step):
     """What a step needs, made on the host: the seed of each part, a BatchBuffer of (parts, totals).
 
     It depends on its arguments alone, so that it can be made ahead.
@@ -643,7 +643,7 @@ def prepare_step(args, runtime, model, examples, make_batch, step):
     seeds = [dropout_seed(args.seed, step, number, runtime.rank) for number in range(len(parts))]
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # of this thread
-    return seeds, make_buffer(args, runtime, model, parts, totals, make_batch)
+    return seeds, make_buffer(args, runtime, model, parts, totals, examples.make_batch)
 
 
 def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
@@ -652,7 +652,7 @@ def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
     Raises ValueError for ids outside the model's tables.
     """
     with runtime.autocast():  # which decides how many rows a packed batch has
-        batches = tuple(make_batch(rows) for rows in parts)
+        batches = tuple(map(make_batch, parts))
     if not why_no_graphs(args, runtime):
         in_bucket = partial(PackedInputs.in_bucket, width=args.max_seq_length, multiple=BUCKET)
         batches = map_batch(in_bucket, batches, PackedInputs)

@@ -501,6 +501,7 @@ def train_and_evaluate(args, runtime):
 
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial_weights(model, weights, runtime, args.do_train, labels)
+    tokenizer = training.add_tokens(args, runtime, model, tokenizer)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
@@ -557,7 +558,8 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
     outcome = Outcome()
     for name, (examples, features) in sets.items():
         kind, _, variant = name.partition("_")
-        file = task.files[name]
+        held_out = kind == "dev" and args.dev_fraction
+        file = task.files["train" if held_out else name]
         batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
         predicted = predict(runtime, model, features, batch_size, make_batch, name)
         if predicted is None:
@@ -584,9 +586,7 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
         places = [
             f"{file}:{example.line}" if example.line else example.guid for example in examples
         ]
-        title = f"Evaluation on {file}"
-        if args.dev_fraction:
-            title = f"Evaluation on {args.dev_fraction:g} of {task.files['train']}"
+        title = f"Evaluation on {held_out:g} of {file}" if held_out else f"Evaluation on {file}"
         section = report.multi_label if task.multi_label else report.classification
         outcome.sections.append(section(labels, label_ids, logits, texts, title, places))
         if is_collapsed(logits, label_ids):

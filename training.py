@@ -60,11 +60,12 @@ from data import (
     token_batches,
 )
 from files import FolderLock, Tally
-from modeling import BertConfig
+from modeling import BertConfig, add_word_rows
 from optimization import BERTAdam, create_optimizer
 from padding import BatchBuffer, PackedInputs, map_batch, to_device
 from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
+from vocabulary import read_new_tokens
 from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
 
 # --- device and ranks ----------------------------------------------------------------------------
@@ -371,20 +372,22 @@ def resolve_init_checkpoint(args: argparse.Namespace, **metadata) -> str | None:
     refuse_contradictions(args, start)
     if not args.do_train:  # A new head may have other labels.
         order_of_labels(start, metadata.get("labels"))
-    if args.init_checkpoint and not start.source:
-        return args.init_checkpoint  # gone, though the run can resume; or without weights
+    if not start.source:
+        return args.init_checkpoint  # gone or not given, as the run resumes; or without weights
     if start.asked == args.output_dir and args.init_checkpoint not in (None, start.asked):
         flags.note(f"using the weights in {start.asked}, not those of --init_checkpoint")
     return start.asked if start.weights else start.source
 
 
 def make_tokenizer(args: argparse.Namespace, weights: str | None) -> FullTokenizer:
-    """The tokenizer of --vocab_file and of the flags about text.
+    """The tokenizer of --vocab_file, of the flags about text, and of the folder's added tokens.
 
     Without --never_split it keeps the markers whole that were whole when the weights were trained,
     and `args` says so afterwards. Raises ValueError if the casing does not suit the vocabulary, or
     if evaluation alone is given another --never_split.
     """
+    start = find_start(args)
+    added_tokens = start.added_tokens if start else ()
     trained_with = read_metadata(weights).get("never_split")
     if args.never_split is None:
         args.never_split = trained_with
@@ -395,9 +398,32 @@ def make_tokenizer(args: argparse.Namespace, weights: str | None) -> FullTokeniz
         )
     strip_accents = args.do_lower_case and args.strip_accents
     tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or ()
+        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or (), added_tokens
     )
     tokenization.check_casing(args.vocab_file, tokenizer.vocab, args.do_lower_case, strip_accents)
+    flags.keep_tokenizer(args, tokenizer)
+    return tokenizer
+
+
+def add_tokens(args, runtime, model, tokenizer) -> FullTokenizer:
+    """The tokenizer with the words of --add_tokens, which get their rows in `model`, in place.
+
+    Raises ValueError for a file that cannot be followed, and if there is something to add for
+    evaluation alone.
+    """
+    if not args.add_tokens:
+        return tokenizer
+    num_rows = getattr(model, "bert", model).config.vocab_size
+    new = read_new_tokens(args.add_tokens, tokenizer, num_rows)
+    runtime.print(new.summary)
+    if new.rows and not args.do_train:
+        raise ValueError(
+            f"--add_tokens {args.add_tokens}: the weights lack {count(len(new.rows), 'word')} of "
+            f"it, which only training can add: leave it out, or train first"
+        )
+    tokenizer = tokenizer.with_tokens(new.tokens)
+    add_word_rows(model, new.rows)
+    flags.keep_tokenizer(args, tokenizer)
     return tokenizer
 
 
@@ -544,7 +570,8 @@ def train(args, runtime, model, examples, compute_loss, evaluator=None) -> int:
     scale = LossScale(args.loss_scale) if args.fp16 else None
 
     evaluator = evaluator or Evaluator(args)
-    key = resume_key(args, examples.fingerprint, evaluator.fingerprint)
+    config = getattr(model, "bert", model).config
+    key = resume_key(args, config, examples.fingerprint, evaluator.fingerprint)
     done = start = resume(args, runtime, model, optimizer, scale, key, evaluator)
     replica = parallel(runtime, model)
     model.train()

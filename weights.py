@@ -163,7 +163,8 @@ def load_weights(
 
     # Other libraries save models for questions or masked words without a pooler.
     if any(not name.startswith("bert.") for name in targets):
-        pooler_is_read = bool(fitting & {"classifier.weight", "cls.seq_relationship.weight"})
+        readers = fitting & {"classifier.weight", "cls.seq_relationship.weight"}
+        pooler_is_read = bool(readers) and getattr(model, "reads_pooler", True)
     for name in unfilled:
         if not name.startswith("bert."):
             continue

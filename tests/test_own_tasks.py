@@ -280,12 +280,9 @@ def weighted(tiny_model_without_dropout, mrpc, tmp_path_factory):
 def test_two_ranks_and_two_parts_weigh_as_one(weighted, tiny_model_without_dropout, tmp_path):
     command, one = weighted
     outcome = run_ranks(
-        2,
-        "run_classifier.py",
-        *command,
-        "--gradient_accumulation_steps=2",
+        2, "run_classifier.py", *command, "--gradient_accumulation_steps=2",
         f"--output_dir={tmp_path}",
-    ).ok()
+    ).ok()  # fmt: skip
     assert outcome.out.count("class weights: 0 0.25, 1 4\n") == 1
     assert_close_runs(tmp_path, one, tiny_model_without_dropout)
 

@@ -1,6 +1,7 @@
 """Training steps in memory that the tests of CUDA graphs share, for a recorder and for a GPU."""
 
 import copy
+from operator import attrgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import run_pretraining
 import run_squad
 import training
 from data import packed_inputs
+from instances import Instances
 from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
@@ -20,7 +22,7 @@ from modeling import (
 )
 from optimization import create_optimizer
 from padding import BatchBuffer, PackedInputs, map_batch
-from training import Runtime, StepTotals
+from training import Runtime
 
 MULTIPLE = 16  # rows of a bucket: 13 sequences of 1 to 7 tokens make several
 STEPS = 8
@@ -41,6 +43,7 @@ def features(seed):
                 input_ids=random.integers(0, TINY["vocab_size"], length, np.int32),
                 segment_ids=random.integers(0, TINY["type_vocab_size"], length, np.int32),
                 label_id=int(random.integers(2)),
+                weight=float(random.choice([0.5, 2.0])),
                 start_position=int(random.integers(length)),
                 end_position=int(random.integers(length)),
                 masked_lm_positions=masked,
@@ -60,17 +63,29 @@ def regression_model(config):
     return BertForSequenceClassification(config, num_labels=1)
 
 
-# {task: (model, batch of rows, loss)}
+def classifier_batch(rows, dtype=torch.int64):
+    return packed_inputs(rows), labels_of(rows, dtype=dtype), labels_of(rows, "weight", torch.float)
+
+
+# {task: (model, batch of rows, loss, weight of a row in its step's mean)}
 TASKS = {
     "classification": (
         BertForSequenceClassification,
-        lambda rows: (packed_inputs(rows), labels_of(rows)),
+        classifier_batch,
         run_classifier.compute_loss,
+        None,
+    ),
+    "class weights": (
+        BertForSequenceClassification,
+        classifier_batch,
+        run_classifier.compute_loss,
+        attrgetter("weight"),
     ),
     "regression": (
         regression_model,
-        lambda rows: (packed_inputs(rows), labels_of(rows, dtype=torch.float32)),
+        lambda rows: classifier_batch(rows, torch.float32),
         run_classifier.compute_loss,
+        None,
     ),
     "question answering": (
         BertForQuestionAnswering,
@@ -79,11 +94,13 @@ TASKS = {
             (labels_of(rows, "start_position"), labels_of(rows, "end_position")),
         ),
         run_squad.compute_loss,
+        None,
     ),
     "pre-training": (
         BertForPreTraining,
         lambda rows: run_pretraining.make_batch(rows, width=3),
         run_pretraining.compute_loss,
+        Instances.weight_of,
     ),
 }
 
@@ -100,7 +117,7 @@ class TaskRun:
         self, task, capture, graphs=True, dropout=0.1, like=None, padded=False, device="cpu",
         dtype=torch.float32, config=None, rows=None, width=TINY["max_position_embeddings"],
     ):  # fmt: skip
-        model_class, self.make_batch, compute_loss = TASKS[task]
+        model_class, self.make_batch, compute_loss, self.weight_of = TASKS[task]
         self.graphs = graphs
         self.device = torch.device(device)
         self.rows, self.width = rows, width
@@ -131,10 +148,7 @@ class TaskRun:
                 batches,
                 PackedInputs,
             )
-        totals = StepTotals(len(rows))
-        if self.rows is None:
-            weight = float(sum(len(row.masked_lm_ids) for row in rows))
-            totals = totals._replace(weight=torch.tensor(weight))
+        totals = training.own_totals(self, [rows], len(rows))
         return [100 + number], BatchBuffer((batches, totals), self.device)
 
     def train(self, numbers):

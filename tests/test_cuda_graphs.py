@@ -5,6 +5,9 @@ what a capture leaves behind, and the order of the calls are those of a GPU. The
 are tested in test_gpu.py.
 """
 
+import itertools
+import re
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -187,8 +190,8 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(refuse_at):
 def test_padded_batches_run_eagerly():
     run = Run()
     prepared = run.prepared(0)[1]
-    ((packed,), labels), totals = prepared.batch[0][0], prepared.batch[1]
-    run.step([1], BatchBuffer((((packed.padded(), labels),), totals), CPU))
+    (((packed,), *targets),), totals = prepared.batch
+    run.step([1], BatchBuffer((((packed.padded(), *targets),), totals), CPU))
     assert run.lines == ["training without CUDA graphs, which is slower: the batches are padded"]
 
 
@@ -198,6 +201,81 @@ def test_a_mistake_in_a_batch_is_reported_as_without_graphs():
     wrong = map_batch(lambda t: t[:-1] if t.shape == (BATCH,) else t, prepared.batch)
     with pytest.raises(ValueError, match=r"labels: the shape is \[12\]"):
         run.step([1], BatchBuffer(wrong, CPU))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """The calls that Capture makes of torch.cuda, in order; the arguments are PyTorch 2.11's."""
+    calls = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            calls.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def stream(side):
+        calls.append(f"enter {side.name}")
+        yield
+        calls.append("leave")
+
+    @contextmanager
+    def graph(cuda_graph, pool=None, stream=None, capture_error_mode="global"):
+        calls.append(f"capture in pool {pool} on {stream.name}, {capture_error_mode}")
+        yield
+        calls.append("captured")
+
+    def note(name):
+        return lambda *args: calls.append((name, *args))
+
+    pools, main = itertools.count(), Stream("main")
+    calls_of_a_graph = SimpleNamespace(replay=lambda: calls.append("replay"))
+    generator = SimpleNamespace(graphsafe_set_state=note("generator"))
+    for name, value in {
+        "Stream": lambda device: Stream("side"), "current_stream": lambda device: main,
+        "stream": stream, "graph": graph, "set_stream": lambda stream: calls.append(stream.name),
+        "CUDAGraph": lambda: calls_of_a_graph, "graph_pool_handle": lambda: next(pools),
+        "default_generators": [generator],
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "Generator", lambda device: f"new on {device}")
+    return calls
+
+
+def test_a_capture_warms_up_on_its_stream_and_lets_other_threads_allocate(cuda):
+    capture = cuda_graphs.Capture(torch.device("cuda", 0))
+    loss = torch.ones(())
+    replay = capture(lambda: cuda.append("warm up"), lambda: cuda.append("step") or loss)
+    assert cuda == [
+        "side waits for main", "enter side", "warm up", "leave", "main waits for side",
+        "capture in pool 0 on side, thread_local", "step", "captured",
+    ]  # fmt: skip
+    cuda.clear()
+    assert replay() is loss and cuda == ["replay"]
+    capture(list, list)
+    capture.new_pool()
+    capture(list, list)
+    assert [call for call in cuda if "capture " in call] == [
+        "capture in pool 0 on side, thread_local", "capture in pool 1 on side, thread_local"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ("warm up", "step"))
+def test_a_failed_capture_gives_back_stream_and_generator(cuda, where):
+    capture = cuda_graphs.Capture(torch.device("cuda", 0))
+    functions = [refuse if where == name else list for name in ("warm up", "step")]
+    with pytest.raises(RuntimeError, match="operation not permitted"):
+        capture(*functions)
+    assert cuda[-2:] == ["main", ("generator", "new on cuda:0")]
+
+
+def test_the_time_of_the_first_step_is_printed_once():
+    lines = []
+    step = training.time_first_step(SimpleNamespace(print=lines.append), lambda *args: args)
+    assert [step(1, 2), step(3, 4)] == [(1, 2), (3, 4)]
+    assert len(lines) == 1 and re.fullmatch(r"--compile: the first step took \d+\.\d s", lines[0])
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ def write_data(sandbox, mrpc):
     for name, dataset in datasets.items():
         (folder / f"SQUAD/{name}.json").write_text(json.dumps(dataset), "utf-8")
 
+    shutil.copytree(SAMPLES / "tagging", sandbox.clone / "samples/tagging")
     rows = ["The soup was cold.\tnegative", "A fine evening.\tpositive"] * 16
     (folder / "reviews").mkdir()
     for file in ("train.tsv", "dev.tsv"):
@@ -281,7 +282,8 @@ def test_script_and_flags_exist(path, command):
 
 
 @pytest.mark.parametrize(
-    "script", ["run_classifier", "run_squad", "run_pretraining", "extract_features"]
+    "script",
+    ["run_classifier", "run_squad", "run_tagger", "run_pretraining", "extract_features"],
 )
 def test_flags_parse(script, monkeypatch):
     """Every command of a driver, with what "…" leaves out. The files need not exist."""

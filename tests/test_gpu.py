@@ -271,8 +271,10 @@ def test_graphs_take_little_more_memory(measure, monkeypatch):
 
     def rows():
         lengths = random.integers(20, 128, 32)
-        return [SimpleNamespace(input_ids=np.ones(n, int), segment_ids=np.ones(n, int), label_id=1)
-                for n in lengths]  # fmt: skip
+        return [
+            SimpleNamespace(input_ids=ids, segment_ids=ids, label_id=1, weight=1.0)
+            for ids in (np.ones(length, int) for length in lengths)
+        ]
 
     used = {}
     for graphs in (False, True):

@@ -257,7 +257,7 @@ def test_the_weighted_loss_by_hand():
         assert loss == pytest.approx(wanted, rel=1e-6)
     plain = TrainingExamples(rows, ("label_id",))
     totals = own_totals(plain, [rows], 3)
-    batch = (logits,), torch.tensor([0, 1, 0]), torch.ones(3)
+    batch = (logits,), torch.tensor([0, 1, 0])
     loss = run_classifier.compute_loss(lambda values: values, batch, totals)
     assert loss.item() == pytest.approx((2 * math.log(2) + math.log(4 / 3)) / 3, rel=1e-6)
 

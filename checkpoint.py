@@ -4,14 +4,15 @@ Every file is written under a temporary name, synced and renamed, so that it is 
 `inspect_folder` is the one answer to what a folder holds.
 """
 
+import argparse
 import contextlib
 import glob
 import json
 import os
 import re
-import shutil
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import crc32c
@@ -34,10 +35,12 @@ from files import (
     WRITTEN,
     FolderLock,
     atomic_write,
+    read_json,
 )
 from flags import DECIDES_BEST, MAY_DIFFER
 from tf_checkpoint import find_prefix
-from tokenization import load_vocab
+from tokenization import AddedToken, load_vocab
+from vocabulary import TokenizerFiles, read_tokenizer_files, tokenizer_config, vocab_content
 from weights import (
     damage_named,
     find_weight_files,
@@ -50,7 +53,6 @@ from weights import (
 # --- what a folder holds -------------------------------------------------------------------------
 
 TENSORFLOW = "TensorFlow"  # the key of a TensorFlow checkpoint in Folder.weights
-TOKENIZER = "tokenizer.json"  # of transformers, which since version 5 writes no vocab.txt
 
 # Model classes, whose names are the same here and in transformers -> Folder.task.
 TASKS = {
@@ -63,26 +65,12 @@ TASKS = {
     "BertModel": "encoder",
 }
 
-# What tokenizers of transformers may say beside casing and accents, where it is as here.
-TOKENIZER_VALUES = {
-    "tokenizer_class": (
-        None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend",
-        "DistilBertTokenizer", "DistilBertTokenizerFast", "ElectraTokenizer",
-        "ElectraTokenizerFast",  # which split as BERT's does
-    ),
-    "do_basic_tokenize": (True, None), "tokenize_chinese_chars": (True, None),
-    "clean_text": (True, None), "wordpieces_prefix": ("##", None), "auto_map": ({}, None),
-    "word_tokenizer_type": ("basic", None), "subword_tokenizer_type": ("wordpiece", None),
-    "unk_token": ("[UNK]", None), "cls_token": ("[CLS]", None), "sep_token": ("[SEP]", None),
-    "pad_token": ("[PAD]", None), "mask_token": ("[MASK]", None),
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Folder:
     """What a folder holds, or the folder of a file of weights; `inspect_folder` makes it.
 
-    path           the folder; of a path that does not exist the path itself
+    path           the folder, or a path that does not exist
     asked          the path that was inspected
     source         what a loader takes: the file that was asked for, else the folder's weights,
                    else its newest checkpoint; None without any
@@ -96,8 +84,7 @@ class Folder:
     vocab_file     vocab.txt, else transformers' tokenizer.json; None without either
     run            what run.json says of the run that wrote the weights; {} in other folders
     configuration  the content of config.json, else bert_config.json; {} without either
-    tokenizer      what tokenizer_config.json and tokenizer.json say of the tokenizer
-    added_tokens   tokens that were added to the vocabulary, which is without them
+    tokenizer      what the files say of the tokenizer
     """
 
     path: str
@@ -111,8 +98,7 @@ class Folder:
     vocab_file: str | None = None
     run: dict = field(default_factory=dict)
     configuration: dict = field(default_factory=dict)
-    tokenizer: dict = field(default_factory=dict)
-    added_tokens: list[str] = field(default_factory=list)
+    tokenizer: TokenizerFiles | None = None
 
     @property
     def script(self) -> str | None:
@@ -134,7 +120,8 @@ class Folder:
             "run_squad.py": "questions",
             "run_pretraining.py": "pretraining",
         }
-        task = next(filter(None, known), None) or by_script.get(self.script)
+        task = next(filter(None, known), None) or self.run.get("task")
+        task = task or by_script.get(self.script)
         is_regression = self.run.get("labels") == [] or self.num_labels == 1
         return "regression" if task == "classification" and is_regression else task
 
@@ -179,18 +166,13 @@ class Folder:
 
     @property
     def casing(self) -> dict[str, bool]:
-        """do_lower_case and strip_accents of the text, as far as the files say it.
+        """do_lower_case and strip_accents of the text, as far as the files say it."""
+        return self.tokenizer.casing if self.tokenizer else {}
 
-        Of text that is not lower-cased nothing is said of accents: they stay.
-        """
-        said = {}
-        for name in ("do_lower_case", "strip_accents"):
-            value = self.run.get(name, self.tokenizer.get(name))
-            if isinstance(value, bool):
-                said[name] = value
-        if not said.get("do_lower_case", True):
-            said.pop("strip_accents", None)
-        return said
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """The tokens that the vocabulary has beside those of its file, or that stay whole."""
+        return self.tokenizer.added_tokens if self.tokenizer else ()
 
 
 def inspect_folder(path: str | os.PathLike) -> Folder:
@@ -221,22 +203,8 @@ def inspect_folder(path: str | os.PathLike) -> Folder:
         tensorflow = path if is_prefix else None
         source = path
 
-    own = existing(TOKENIZER_CONFIG)
-    special = existing("special_tokens_map.json")
-    whole = existing(TOKENIZER)
-    tokenizer = (_read_json(special) if special else {}) | (_read_json(own) if own else {})
-    listed = _read_json(whole) if whole else {}
-    normalizer = listed.get("normalizer")
-    for name, key in (
-        ("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
-        ("tokenize_chinese_chars", "handle_chinese_chars"),
-    ):  # fmt: skip
-        if isinstance(normalizer, dict):
-            tokenizer.setdefault(name, normalizer.get(key))
-
     configuration = existing(TRANSFORMERS_CONFIG, CONFIG)
-    vocab_file = existing(VOCAB, os.path.join("assets", VOCAB), TOKENIZER)
-    run = existing(RUN)
+    tokenizer = read_tokenizer_files(folder)
     return Folder(
         path=folder,
         asked=path,
@@ -246,11 +214,10 @@ def inspect_folder(path: str | os.PathLike) -> Folder:
         checkpoints=found,
         foreign=_foreign_weights(folder),
         config_file=existing(CONFIG, TRANSFORMERS_CONFIG),
-        vocab_file=vocab_file,
-        run=_read_json(run) if run else {},
-        configuration=_read_json(configuration) if configuration else {},
+        vocab_file=tokenizer.vocab_file,
+        run=tokenizer.run,
+        configuration=read_json(configuration) if configuration else {},
         tokenizer=tokenizer,
-        added_tokens=_added_tokens(folder, tokenizer, listed, vocab_file),
     )
 
 
@@ -265,27 +232,33 @@ def _tensorflow_in(folder):
     return None
 
 
-def find_start(args) -> Folder | None:
+def find_start(args: argparse.Namespace) -> Folder | None:
     """The folder of the weights that a run starts from, or evaluates; None for random ones.
 
     That is --init_checkpoint's, but for evaluation alone --output_dir where it holds weights and
-    --init_checkpoint is not one of them. For a run that resumes, --init_checkpoint may be gone:
-    then it is --output_dir, without a `source`. Raises FileNotFoundError for weights that do not
-    exist.
+    --init_checkpoint is not one of them. For a run that resumes, --init_checkpoint may be gone or
+    not given: then it is --output_dir, without a `source`. Raises FileNotFoundError for weights
+    that do not exist.
     """
     init = args.init_checkpoint
     trains = getattr(args, "do_train", False)
     out = inspect_folder(args.output_dir) if getattr(args, "output_dir", "") else Folder("", "")
     if out.source and not trains and not (init and _is_inside(init, args.output_dir)):
         return out
+    resumes = trains and out.checkpoints
     if not init:
-        return None
+        resumes = resumes and not args.overwrite_output_dir
+        return replace(out, source=None) if resumes else None
     start = inspect_folder(init)
     if start.source or os.path.exists(init):
         return start
-    if trains and out.checkpoints:
+    if resumes:
         return replace(out, source=None)
     raise FileNotFoundError(_not_found(init))
+
+
+def _is_same(path, other):
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _is_inside(path, folder):
@@ -314,7 +287,7 @@ def _not_found(init):
     )
 
 
-def take_from_folder(args) -> None:
+def take_from_folder(args: argparse.Namespace) -> None:
     """Fills in the flags that were not given from the folder that the weights come from.
 
     These are --bert_config_file, --vocab_file, --do_lower_case and --strip_accents. Raises
@@ -327,19 +300,17 @@ def take_from_folder(args) -> None:
             raise ValueError("there are no weights to use: give --init_checkpoint or --do_train")
         _require_files(args, "there is no --init_checkpoint to take it from")
         return
-    args.bert_config_file = args.bert_config_file or start.config_file
-    if not args.vocab_file:
+    # Of a run with --add_tokens the folder has what came of the files that were given.
+    is_grown = getattr(args, "add_tokens", None) and _is_same(start.path, args.output_dir)
+    if is_grown or not args.bert_config_file:
+        args.bert_config_file = start.config_file
+    if is_grown or not args.vocab_file:
         args.vocab_file = start.vocab_file
     _require_files(args, f"{start.path} has none")
     refuse_other_tokenizers(start)
     for name, value in start.casing.items():
         if not flags.is_given(args, name):
             setattr(args, name, value)
-    if start.added_tokens:
-        flags.note(
-            f"{start.path} adds to its vocabulary {', '.join(start.added_tokens[:5])}"
-            f"{', …' if len(start.added_tokens) > 5 else ''}: they are split here, as other text is"
-        )
 
 
 def _require_files(args, reason):
@@ -352,22 +323,15 @@ def _require_files(args, reason):
 
 def refuse_other_tokenizers(folder: Folder) -> None:
     """Raises ValueError if a folder's tokenizer splits texts otherwise than ours can."""
-    for name, allowed in TOKENIZER_VALUES.items():
-        value = folder.tokenizer.get(name)
-        if isinstance(value, dict):  # a token with its properties
-            value = value.get("content", value)
-        if value not in allowed:
-            raise ValueError(
-                f"the tokenizer in {folder.path} has {name} {value!r}, which is not supported: "
-                f"only {allowed[0] or allowed[1]!r} is"
-            )
+    if folder.tokenizer:
+        folder.tokenizer.refuse_others()
 
 
-def refuse_contradictions(args, start: Folder) -> None:
+def refuse_contradictions(args: argparse.Namespace, start: Folder) -> None:
     """Raises ValueError if a flag contradicts what lies beside the weights.
 
-    Compares casing, the vocabularies, and of the configurations what the weights themselves do not
-    show. In a vocabulary a user may have given the [unusedN] another meaning.
+    Compares casing, the vocabularies, and what the weights themselves do not show of the
+    configurations. Entries [unusedN] may differ: users give them a meaning.
     """
     for name, value in start.casing.items():
         # Of text that is not lower-cased the accents stay, whatever the flag says.
@@ -399,8 +363,8 @@ def refuse_contradictions(args, start: Folder) -> None:
                 )
 
 
-def order_of_labels(folder: Folder, labels) -> list[int] | None:
-    """For each of `labels` the output of the folder's weights that it has; None if as they are.
+def order_of_labels(folder: Folder, labels: Sequence[str] | None) -> list[int] | None:
+    """For each of `labels`, the number of its output in the folder; None if they are in order.
 
     Names are compared without regard to case. Raises ValueError if they are other labels.
     """
@@ -431,41 +395,19 @@ def _foreign_weights(folder):
     return sorted(found)
 
 
-def _added_tokens(folder, tokenizer, listed, vocab_file):
-    """Tokens that transformers adds to those in `vocab_file`, from its three places for them."""
-    path = os.path.join(folder, "added_tokens.json")
-    added = [*_read_json(path)] if os.path.isfile(path) else []
-    decoder = tokenizer.get("added_tokens_decoder")
-    added += decoder.values() if isinstance(decoder, dict) else []
-    added += listed.get("added_tokens") or []
-    tokens = {token.get("content") if isinstance(token, dict) else token for token in added}
-    tokens -= {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", None}
-    return sorted(map(str, tokens - load_vocab(vocab_file).keys())) if tokens and vocab_file else []
-
-
-def _read_json(path):
-    """The object in a JSON file. Raises ValueError where it is damaged."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            values = json.load(file)
-        if not isinstance(values, dict):
-            raise ValueError("not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    return values
-
-
 # --- the trained model ---------------------------------------------------------------------------
 
 
-def save_model(args, runtime, model, config, **metadata) -> None:
+def save_model(
+    args: argparse.Namespace, runtime, model: torch.nn.Module, config: BertConfig, **metadata
+) -> None:
     """Makes --output_dir self-contained: weights, configuration, vocabulary, flags, `metadata`.
 
     Rank 0 alone writes. Raises OSError.
     """
     if not runtime.is_main:
         return
-    # What is written has one table of words, whatever was read.
+    # The model that is written ties its tables, whatever the one that was read did.
     config = replace(config, tie_word_embeddings=True)
     _save_config(args, config)
 
@@ -480,7 +422,7 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         "torch": torch.__version__,
         **metadata,
     }
-    json_files = {RUN: metadata, **transformers_files(model, config, metadata)}
+    json_files = {RUN: metadata, TRANSFORMERS_CONFIG: transformers_config(model, config, metadata)}
     for name, values in json_files.items():
         with atomic_write(os.path.join(args.output_dir, name)) as file:
             json.dump(values, file, indent=2)
@@ -494,30 +436,27 @@ def save_model(args, runtime, model, config, **metadata) -> None:
         # Other libraries would read an earlier run's weights instead of these.
         with contextlib.suppress(FileNotFoundError):
             os.remove(safetensors)
-    # Last: it says that the run has ended.
+    # Last, because this file marks the run as finished.
     write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
 
 
 def _save_config(args, config) -> None:
-    """Writes configuration and vocabulary, so that the weights beside them can be used."""
+    """Writes configuration and tokenizer, so that the weights beside them can be used."""
     with atomic_write(os.path.join(args.output_dir, CONFIG)) as file:
         file.write(config.to_json_string())
-    target = os.path.join(args.output_dir, VOCAB)
-    # run_pretraining.py may have been given no vocabulary; a run's own needs no copy.
-    if not args.vocab_file or os.path.abspath(args.vocab_file) == os.path.abspath(target):
+    if not args.vocab_file:  # run_pretraining.py needs none
         return
-    if os.path.basename(args.vocab_file) == TOKENIZER:
-        tokens = {number: token for token, number in load_vocab(args.vocab_file).items()}
-        lines = [tokens.get(number, "") + "\n" for number in range(max(tokens) + 1)]
-        with atomic_write(target) as file:
-            file.writelines(lines)
-        return
-    with open(args.vocab_file, "rb") as source, atomic_write(target, "wb") as file:
-        shutil.copyfileobj(source, file)
+    tokenizer = flags.tokenizer_of(args)
+    content = vocab_content(args.vocab_file, tokenizer)
+    with atomic_write(os.path.join(args.output_dir, VOCAB), "wb") as file:
+        file.write(content)
+    with atomic_write(os.path.join(args.output_dir, TOKENIZER_CONFIG)) as file:
+        values = tokenizer_config(tokenizer, vars(args), config.max_position_embeddings)
+        json.dump(values, file, indent=2)
 
 
-def transformers_files(model, config, metadata) -> dict[str, dict]:
-    """{name: content} of the JSON files in which transformers looks for model and tokenizer."""
+def transformers_config(model, config, metadata) -> dict:
+    """The content of config.json, in which transformers looks for the model."""
     values = {
         **config.to_dict(),
         "model_type": "bert",
@@ -532,20 +471,13 @@ def transformers_files(model, config, metadata) -> dict[str, dict]:
         values |= {
             "id2label": dict(enumerate(names)),
             "label2id": {label: number for number, label in enumerate(names)},
-            "problem_type": metadata.get("problem_type", kind),
         }
-    return {
-        TRANSFORMERS_CONFIG: values,
-        TOKENIZER_CONFIG: {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": metadata["do_lower_case"],
-            "strip_accents": bool(metadata["do_lower_case"] and metadata["strip_accents"]),
-            "model_max_length": config.max_position_embeddings,
-        },
-    }
+        if metadata.get("task") != "tagging":
+            values["problem_type"] = metadata.get("problem_type", kind)
+    return values
 
 
-def read_metadata(weights) -> dict:
+def read_metadata(weights: str | None) -> dict:
     """What `save_model` wrote to run.json beside these weights (a file or its folder), or {}.
 
     `global_step` is that of the weights: for a checkpoint the step in its name. Without weights
@@ -555,7 +487,7 @@ def read_metadata(weights) -> dict:
         return {}
     folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
     path = os.path.join(folder, RUN)
-    metadata = _read_json(path) if os.path.isfile(path) else {}
+    metadata = read_json(path) if os.path.isfile(path) else {}
     step = step_of(weights)
     return metadata if step is None else metadata | {"global_step": step}
 
@@ -572,7 +504,7 @@ def write_results(path: str, results: dict) -> None:
 # --- checkpoints of a run in progress ------------------------------------------------------------
 
 
-def save_tensors(values, path: str) -> None:
+def save_tensors(values: dict, path: str) -> None:
     """`torch.save` to a temporary file that then replaces `path`. Raises OSError."""
     size = sum(tensor.nbytes for tensor in _tensors(values))
     with atomic_write(path, "wb", size) as file:
@@ -591,31 +523,36 @@ def _tensors(values):
             yield from _tensors(value)
 
 
-def read_tensors(path: str):
+def read_tensors(path: str) -> dict:
     """What `save_tensors` wrote, with its checksums verified. Raises ValueError where damaged."""
     with damage_named(path):
         return read_archive(path)
 
 
-def resume_key(args, fingerprint, evaluated=None) -> dict[str, str]:
+START = "content of --init_checkpoint"  # in a resume key
+
+
+def resume_key(args, config, fingerprint, evaluated=None) -> dict[str, str]:
     """Everything that decides the result of training, as text: a resumed run must have the same.
 
     `fingerprint` is a checksum of the training examples, `evaluated` of those that --keep_best and
-    --patience evaluate. Of files the content counts, not the path; that of --init_checkpoint is
-    left out if it is gone, since a resumed run does not read it.
+    --patience evaluate. Of files the content counts, not the path, and of the configuration what it
+    means; the content of --init_checkpoint is left out if it is gone, since a resumed run does not
+    read it.
     """
     chooses = getattr(args, "keep_best", False) or getattr(args, "patience", None)
     may_differ = MAY_DIFFER - DECIDES_BEST if chooses else MAY_DIFFER
     values = {name: value for name, value in vars(args).items() if name not in may_differ}
     init = values.pop("init_checkpoint")
-    for name in ("bert_config_file", "vocab_file"):
-        path = values.pop(name)
-        with open(path, "rb") if path else contextlib.nullcontext() as file:
-            values[f"content of --{name}"] = zlib.crc32(file.read()) if file else None
+    del values["bert_config_file"]
+    values["meaning of --bert_config_file"] = zlib.crc32(config.to_json_string().encode())
+    path = values.pop("vocab_file")
+    content = vocab_content(path, flags.tokenizer_of(args)) if path else None
+    values["content of --vocab_file"] = None if content is None else zlib.crc32(content)
     if init is None:
-        values["content of --init_checkpoint"] = None
+        values[START] = None
     elif checksum := _checksum_of_weights(init):
-        values["content of --init_checkpoint"] = checksum
+        values[START] = checksum
     values["training examples"] = fingerprint
     if chooses:
         values["examples to evaluate"] = evaluated
@@ -639,14 +576,17 @@ def _checksum_of_weights(path):
     return f"{checksum:08x}"
 
 
-def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
-    """In which values of its resume key the run that was `saved` differs from this one.
+def differences(args: argparse.Namespace, saved: dict[str, str], key: dict[str, str]) -> list[str]:
+    """What in this run's resume key differs from the `saved` one, as text.
 
-    A flag that is younger than the checkpoint had its default there; a checkpoint from before
-    contents were saved says nothing of them.
+    A flag that the checkpoint lacks is newer than it and counts as its default. A checkpoint that
+    lacks the contents of files is older than these, and they are not compared.
     """
     changed = []
     for name, value in key.items():
+        # A run that resumes does not read its start, which need not be given again.
+        if name == START and value == "None" and not args.overwrite_output_dir:
+            continue
         was = saved.get(name)
         if was is None and name in DECIDES_BEST:
             continue  # It decided nothing in that run: --keep_best or --patience is new.
@@ -660,7 +600,7 @@ def differences(args, saved: dict[str, str], key: dict[str, str]) -> list[str]:
     return changed
 
 
-def step_of(path):
+def step_of(path: str) -> int | None:
     """The step in a checkpoint's name; None for a file that is not a checkpoint."""
     name = re.fullmatch(r"checkpoint-([0-9]+)\.pt", os.path.basename(path))
     return int(name[1]) if name else None
@@ -692,7 +632,7 @@ def recorded_precision(folder: str) -> tuple[str, str] | None:
     return None
 
 
-def check_output_dir(args) -> None:
+def check_output_dir(args: argparse.Namespace) -> None:
     """Raises ValueError if a run that trains must not write to --output_dir, before any work.
 
     It must not replace weights that it did not train, nor remove the ones that it starts from.
@@ -736,7 +676,7 @@ def written_by_runs(folder: str) -> list[str]:
     return sorted(filter(os.path.isfile, paths))
 
 
-def clear_output_dir(args, runtime) -> None:
+def clear_output_dir(args: argparse.Namespace, runtime) -> None:
     """Removes all that an earlier run wrote to --output_dir, except files that this one reads."""
     values = [value for value in vars(args).values() if isinstance(value, str)]
     inputs = {os.path.realpath(value) for value in values}
@@ -749,7 +689,7 @@ def clear_output_dir(args, runtime) -> None:
         runtime.print(f"removing an earlier run from {args.output_dir}: {', '.join(removed)}")
 
 
-def read_resume_state(folder: Folder, runtime):
+def read_resume_state(folder: Folder, runtime) -> tuple[str | None, dict | None]:
     """(path, state) of the newest checkpoint that is not damaged; (None, None) without one."""
     for path in folder.checkpoints.values():
         try:
@@ -765,6 +705,8 @@ def read_resume_state(folder: Folder, runtime):
 
 def resume_or_clear(args, runtime, key: dict[str, str]):
     """The state in the newest undamaged checkpoint of this run, or None where it starts anew.
+
+    `key` is completed by what only the checkpoint knows: the content of a start that is gone.
 
     With --overwrite_output_dir a run of this very command that has not ended is resumed; what any
     other run left is removed. Locks the folder against other processes. Raises ValueError if the
@@ -796,7 +738,7 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
         )
 
     if not state and args.init_checkpoint and find_start(args).source is None:
-        # A random start is not what was asked for. Weights that are not there are named so.
+        # Random weights are not what was asked for: the missing file is named.
         raise FileNotFoundError(_not_found(args.init_checkpoint))
     runtime.require_equal("--output_dir", {"step": state["step"] if state else 0})
     if state:
@@ -804,6 +746,8 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
         if args.overwrite_output_dir:
             note = ", a run of this command that has not ended: to drop it, delete the folder"
         runtime.print(f"resuming from {path}{note}")
+        if START in state["decisive"]:  # what was not read again is as it was
+            key[START] = state["decisive"][START]
     if runtime.is_main and clear:
         clear_output_dir(args, runtime)
     if runtime.is_main and not runtime.lock:

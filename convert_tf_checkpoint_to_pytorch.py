@@ -134,8 +134,11 @@ def _hint(variables):
     for name in variables:
         if ".ATTRIBUTES" in name:
             return (
-                f"; it holds {name}, of a TensorFlow 2 object checkpoint, whose names do not say "
-                f"what they are: take the same model's TensorFlow 1 checkpoint or PyTorch weights"
+                f"; it holds {name}, of a TensorFlow 2 object checkpoint, which is not read: take "
+                f"the same model's TensorFlow 1 checkpoint or PyTorch weights, or convert it with "
+                f"transformers 4: one of Google's model garden with its "
+                f"convert_bert_original_tf2_checkpoint_to_pytorch.py, a TFBertModel with "
+                f"save_pretrained and BertModel.from_pretrained(FOLDER, from_tf=True)"
             )
     return what_it_holds(variables)
 

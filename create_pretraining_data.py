@@ -22,9 +22,10 @@ from functools import lru_cache
 from itertools import chain
 
 import flags
-from files import check_line_ends, find_input_files
-from instances import encode_instance, write_instances
+from files import TOKENIZER, VOCAB, check_line_ends, find_input_files
+from instances import encode_instance, write_instances, write_tfrecord
 from tokenization import FILE_SIGNATURES, FullTokenizer, check_casing, marker_warning
+from vocabulary import read_new_tokens, read_tokenizer_files
 
 EXAMPLE = """\
   python create_pretraining_data.py --input_file 'text/*.txt' --vocab_file vocab.txt \\
@@ -357,8 +358,9 @@ def write_shard(args, lines: Iterable[str], rng: random.Random, output_files: li
 
     encoded = _instances_of_documents(documents, args.dupe_factor, rng, settings, encode)
     sizes = args.max_seq_length, args.max_predictions_per_seq, len(vocab_words)
+    write = write_tfrecord if args.output_format == "tfrecord" else write_instances
     for index, path in enumerate(output_files):
-        write_instances(path, encoded[index :: len(output_files)], *sizes)
+        write(path, encoded[index :: len(output_files)], *sizes)
     return counts + Counter(instances=len(encoded), files=len(output_files))
 
 
@@ -425,29 +427,57 @@ def check(args) -> list[str]:
         raise ValueError(f"{found[0]} already exists: remove it and the files numbered after it")
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise ValueError(f"--output_file {args.output_file} names a file twice")
-    vocab = load_tokenizer(*args.tokenizer).vocab
-    if "[MASK]" not in vocab:
-        raise ValueError(f"{args.vocab_file} has no [MASK]: pass the vocab.txt of a BERT model")
-    _, do_lower_case, strip_accents, _ = args.tokenizer
-    check_casing(args.vocab_file, vocab, do_lower_case, strip_accents)
+    choose_tokenizer(args)
 
     input_files = find_input_files(args.input_file)
     check_text_files(input_files)
     for path in outputs:
-        flags.check_output_file(path, "output_file", [*input_files, args.vocab_file])
+        inputs = [*input_files, args.vocab_file, *filter(None, [args.add_tokens])]
+        flags.check_output_file(path, "output_file", inputs)
     for path in outputs:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     return input_files
 
 
+def choose_tokenizer(args) -> None:
+    """Sets `args.tokenizer`, the arguments of a FullTokenizer, which each process makes itself.
+
+    Casing, accents and what stays whole are those of the files beside the vocabulary unless flags
+    say it. Raises ValueError where both differ, and for a vocabulary that does not suit them.
+    """
+    added_tokens = ()
+    if os.path.basename(args.vocab_file) in (VOCAB, TOKENIZER):
+        files = read_tokenizer_files(os.path.dirname(args.vocab_file) or ".")
+        files.refuse_others()
+        added_tokens = files.added_tokens
+        args.never_split = args.never_split or files.run.get("never_split")
+        for name, value in files.casing.items():
+            if not flags.is_given(args, name):
+                setattr(args, name, value)
+            elif getattr(args, name) != value and (name == "do_lower_case" or args.do_lower_case):
+                raise ValueError(
+                    f"the files beside {args.vocab_file} say {name} {value}, but --{name} is "
+                    f"{getattr(args, name)}: leave the flag out"
+                )
+    strip_accents = args.do_lower_case and args.strip_accents
+    markers = args.never_split or ()
+    markers = tuple(markers) if isinstance(markers, list) else markers
+    args.tokenizer = args.vocab_file, args.do_lower_case, strip_accents, markers, added_tokens
+
+    tokenizer = load_tokenizer(*args.tokenizer)
+    if "[MASK]" not in tokenizer.vocab:
+        raise ValueError(f"{args.vocab_file} has no [MASK]: pass the vocab.txt of a BERT model")
+    check_casing(args.vocab_file, tokenizer.vocab, args.do_lower_case, strip_accents)
+    if args.add_tokens:
+        new = read_new_tokens(args.add_tokens, tokenizer)
+        print(new.summary)
+        args.tokenizer = (*args.tokenizer[:-1], (*added_tokens, *new.tokens))
+
+
 def parse_args(argv: list[str] | None = None):
     """The flags as argparse's Namespace. Raises ValueError or OSError for a user's mistake."""
     description = "Make pre-training instances from text."
-    args = flags.Parser("create_pretraining_data", description, EXAMPLE).parse_args(argv)
-    strip_accents = args.do_lower_case and args.strip_accents
-    never_split = args.never_split or ()
-    args.tokenizer = args.vocab_file, args.do_lower_case, strip_accents, never_split
-    return args
+    return flags.Parser("create_pretraining_data", description, EXAMPLE).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

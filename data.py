@@ -184,11 +184,13 @@ class TrainingExamples:
                   counts questions, of which a long paragraph makes several features
     shards        the numbers of features that are shuffled together (see `step_examples`)
     fingerprint   a checksum of the features' `fields`, which a resumed run compares
+    make_batch    a function of some features: their batch, as the task's loss takes it
     weight_of     None, or a function of a feature: its weight in a loss that is a weighted mean
     """
 
-    def __init__(self, features, fields, num_examples=None, weight_of=None):
+    def __init__(self, features, fields, make_batch=None, num_examples=None, weight_of=None):
         self.features = features
+        self.make_batch = make_batch
         self.weight_of = weight_of
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]

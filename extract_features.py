@@ -50,6 +50,7 @@ from data import join_pair, model_inputs
 from files import Tally, atomic_write, iter_lines
 from modeling import BertConfig, BertModel
 from progress import Bar
+from tokenization import FullTokenizer
 
 # Texts are computed in blocks, so that their outputs, in the order of the file, need little memory:
 # as many as fill this many values, but at least one batch.
@@ -78,7 +79,7 @@ class InputFeatures:
     num_tokens: int
 
 
-def read_examples(input_file) -> Iterator[InputExample]:
+def read_examples(input_file: str) -> Iterator[InputExample]:
     """Yields an InputExample for each line. Raises what `files.iter_lines` does."""
     for unique_id, line in enumerate(iter_lines(input_file)):
         pair = re.fullmatch(r"(.*) \|\|\| (.*)", line.strip())
@@ -86,7 +87,9 @@ def read_examples(input_file) -> Iterator[InputExample]:
         yield InputExample(unique_id, *texts)
 
 
-def convert_examples_to_features(examples, max_seq_length, tokenizer) -> Iterator[InputFeatures]:
+def convert_examples_to_features(
+    examples: Iterable[InputExample], max_seq_length: int, tokenizer: FullTokenizer
+) -> Iterator[InputFeatures]:
     """Yields an InputFeatures for each example, cut to `max_seq_length`."""
     cls_id = tokenizer.vocab["[CLS]"]
     sep_id = tokenizer.vocab["[SEP]"]
@@ -98,7 +101,7 @@ def convert_examples_to_features(examples, max_seq_length, tokenizer) -> Iterato
         yield InputFeatures(example.unique_id, input_ids, segment_ids, num_tokens)
 
 
-def tally_of(features, unk_id) -> Tally:
+def tally_of(features: Iterable[InputFeatures], unk_id: int) -> Tally:
     """What the features come to. Reads them all, and keeps none."""
     tally = Tally("texts")
     for feature in features:
@@ -107,7 +110,9 @@ def tally_of(features, unk_id) -> Tally:
     return tally
 
 
-def blocks_of(features: Iterable[InputFeatures], batch_size: int, values_per_token: int):
+def blocks_of(
+    features: Iterable[InputFeatures], batch_size: int, values_per_token: int
+) -> Iterator[list[InputFeatures]]:
     """Yields lists of features whose outputs take about VALUES_PER_BLOCK, of whole batches."""
     block = []
     num_values = 0
@@ -208,10 +213,13 @@ def execute(args) -> None:
     model.to(runtime.device)
 
     def states_of(model, batch):
-        all_encoder_layers, _ = model(*batch)
-        chosen = torch.stack([all_encoder_layers[layer] for layer in layers], dim=1).float().cpu()
-        lengths = batch[2].sum(dim=1).tolist()
-        return [one[:, :length].numpy() for one, length in zip(chosen, lengths)]
+        """[layers, tokens, hidden] of each text. Without padding it takes half the memory."""
+        input_ids, token_type_ids, attention_mask = batch
+        unpadding = model.make_unpadding(input_ids, attention_mask)
+        encoded = model.encode(input_ids, token_type_ids, unpadding)
+        lengths = attention_mask.sum(dim=1).tolist()
+        chosen = torch.stack([encoded[layer][: sum(lengths)] for layer in layers])
+        return [one.numpy() for one in chosen.float().cpu().split(lengths, dim=1)]
 
     writer = npz_writer if args.output_format == "npz" else json_lines_writer
     with Bar(tally.read, "text") as bar, writer(args.output_file, layers) as write:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import json
 import os
 import socket
 import sys
@@ -23,11 +24,14 @@ CONFIG = "bert_config.json"
 TRANSFORMERS_CONFIG = "config.json"
 VOCAB = "vocab.txt"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"  # of transformers, which since version 5 writes no vocab.txt
 RUN = "run.json"
 LOG = "training_log.jsonl"
 EVAL_RESULTS = "eval_results.txt"
 SEEDS_RESULTS = "seeds_results.json"
 TEST_RESULTS = "test_results.tsv"
+TEST_PREDICTIONS = "test_predictions.txt"
+TEST_EVAL_RESULTS = "test_eval_results.txt"
 PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
@@ -38,9 +42,10 @@ CHECKPOINTS = "checkpoint-*.pt"
 # --overwrite_output_dir removes. The last ones are the files for the GLUE server.
 WRITTEN = (
     *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
-    SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", PREDICTIONS, NBEST_PREDICTIONS,
-    NULL_ODDS, REPORT, CHECKPOINTS, "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv",
-    "SST-2.tsv", "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
+    SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", TEST_PREDICTIONS,
+    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, CHECKPOINTS,
+    "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv", "STS-B.tsv", "QQP.tsv",
+    "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
 
 # The first bytes of files that are mistaken for weights, and what such a file is.
@@ -190,6 +195,18 @@ def _mac_line_ends(path):
         f"{path}: its lines end with a carriage return alone, as on a classic Mac: convert them to "
         f"line feeds"
     )
+
+
+def read_json(path) -> dict:
+    """The object in a JSON file. Raises OSError, or ValueError where it is damaged."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            values = json.load(file)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return values
 
 
 @dataclass

@@ -9,7 +9,9 @@ loaded.
 """
 
 import argparse
+import contextlib
 import difflib
+import glob
 import os
 import sys
 import textwrap
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 CLASSIFIER = "run_classifier"
 SQUAD = "run_squad"
+TAGGER = "run_tagger"
 PRETRAINING = "run_pretraining"
 FEATURES = "extract_features"
 PREDICT = "predict"
@@ -29,6 +32,7 @@ TO_TENSORFLOW = "convert_pytorch_checkpoint_to_tf"
 SCRIPTS = {
     CLASSIFIER: "classifier",
     SQUAD: "squad",
+    TAGGER: "tagger",
     PRETRAINING: "pretraining",
     FEATURES: "features",
     PREDICT: "predict",
@@ -36,10 +40,10 @@ SCRIPTS = {
     TO_PYTORCH: "to PyTorch",
     TO_TENSORFLOW: "to TensorFlow",
 }
-FINE_TUNING = (CLASSIFIER, SQUAD)
-TRAINING = (CLASSIFIER, SQUAD, PRETRAINING)
-EVALUATED = (CLASSIFIER, SQUAD, PRETRAINING)  # may evaluate while they train
-MODEL_USERS = (CLASSIFIER, SQUAD, PRETRAINING, FEATURES)
+FINE_TUNING = (CLASSIFIER, SQUAD, TAGGER)
+TRAINING = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)
+EVALUATED = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)  # may evaluate while they train
+MODEL_USERS = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
 SCHEDULES = ("warmup_linear", "warmup_constant", "warmup_cosine")
@@ -183,7 +187,12 @@ FLAGS = {
             metavar="NAME",
         ),
         Flag(
-            "data_dir", (CLASSIFIER,), str, REQUIRED, "folder with the task's files",
+            "data_dir", (CLASSIFIER, TAGGER), str, REQUIRED,
+            {
+                CLASSIFIER: "folder with the task's files",
+                TAGGER: "folder with train.txt, dev.txt and test.txt in CoNLL columns: a line for "
+                "each word, the word first and its tag last, a blank line between sentences",
+            },
             metavar="FOLDER", must_exist=True, may_differ=True, google=REQUIRED, port=REQUIRED,
         ),
         Flag(
@@ -276,9 +285,10 @@ FLAGS = {
             metavar="FILE", must_exist=True, may_differ=True, google="none", port="none",
         ),
         Flag(
-            "do_eval", (CLASSIFIER, PRETRAINING), bool, False,
+            "do_eval", (CLASSIFIER, TAGGER, PRETRAINING), bool, False,
             {
                 CLASSIFIER: "evaluate on dev.tsv",
+                TAGGER: "evaluate on dev.txt",
                 PRETRAINING: "evaluate on the first instances of --eval_file, or without it of "
                 "--input_file",
             },
@@ -289,6 +299,7 @@ FLAGS = {
             {
                 CLASSIFIER: "write the class probabilities of test.tsv",
                 SQUAD: "answer the questions of --predict_file",
+                TAGGER: "tag test.txt, and evaluate on it if it has tags",
             },
             may_differ=True, google="false", port="false, classifier —",
         ),
@@ -355,7 +366,8 @@ FLAGS = {
             metavar="N,N,…", may_differ=True,
         ),
         Flag(
-            "eval_batch_size", (CLASSIFIER, PRETRAINING), int, 8, "examples per evaluation batch",
+            "eval_batch_size", (CLASSIFIER, TAGGER, PRETRAINING), int, 8,
+            "examples per evaluation batch",
             allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="8", port="8",
         ),
         Flag(
@@ -368,6 +380,7 @@ FLAGS = {
             {
                 CLASSIFIER: "evaluate on the first N examples of each dev file alone",
                 SQUAD: "answer the first N questions of --predict_file alone",
+                TAGGER: "evaluate on the first N sentences of dev.txt alone",
                 PRETRAINING: "evaluate on the first N instances alone",
             },
             allowed=AT_LEAST_1, may_differ=True, decides_best=True,
@@ -391,6 +404,13 @@ FLAGS = {
             "jsonl: one JSON object per line, as Google's; or npz: NumPy arrays text{N}_layer{L} "
             "and the tokens as text{N}_tokens",
             metavar="jsonl|npz", choices=("jsonl", "npz"),
+        ),
+        Flag(
+            "output_format", (INSTANCES,), str, "instances",
+            "instances: a file that opens at once, read at random, or tfrecord: TFRecord files of "
+            "tf.train.Example, which Google's run_pretraining.py reads; run_pretraining.py reads "
+            "both",
+            metavar="instances|tfrecord", choices=("instances", "tfrecord"),
         ),
         Flag(
             "align_answers", (SQUAD,), bool, False,
@@ -468,7 +488,7 @@ FLAGS = {
         ),
         Flag(
             "init_checkpoint", MODEL_USERS, str,
-            {CLASSIFIER: None, SQUAD: None, PRETRAINING: None, FEATURES: REQUIRED},
+            {**dict.fromkeys(TRAINING), FEATURES: REQUIRED},
             "weights to start from: a file or folder of PyTorch weights, or a TensorFlow "
             "checkpoint; without this flag, training starts from random weights",
             metavar="PATH", google="none, features required", port="none, features required",
@@ -492,10 +512,17 @@ FLAGS = {
             metavar="NAME,NAME,…|all",
         ),
         Flag(
+            "add_tokens", (*TRAINING, INSTANCES), str, None,
+            "file of words to add to the vocabulary, one a line: they fill [unused] entries first, "
+            "then get new rows, and begin as the mean of their WordPieces; the output folder has "
+            "them. Pre-training takes the same file in create_pretraining_data.py",
+            metavar="FILE", must_exist=True, may_differ=True,
+        ),
+        Flag(
             "max_seq_length", (*MODEL_USERS, PREDICT), int,
-            {CLASSIFIER: 128, SQUAD: 384, PRETRAINING: 128, FEATURES: 128, PREDICT: None},
-            "WordPieces per input; longer inputs are cut, or in SQuAD divided into windows; "
-            "predict.py does as training did by default",
+            {**dict.fromkeys(MODEL_USERS, 128), SQUAD: 384, PREDICT: None},
+            "WordPieces per input; longer inputs are cut, or in SQuAD and tagging divided into "
+            "windows; predict.py does as training did by default",
             allowed=Range(3), google="128, squad 384", port="128, squad 384",
         ),
     ),
@@ -595,6 +622,7 @@ FLAGS = {
             {
                 CLASSIFIER: "train on the first N examples of the training file alone",
                 SQUAD: "train on the first N questions of --train_file alone",
+                TAGGER: "train on the first N sentences of train.txt alone",
                 PRETRAINING: "train on the first N instances alone",
             },
             allowed=AT_LEAST_1,
@@ -606,6 +634,7 @@ FLAGS = {
             {
                 CLASSIFIER: "evaluate on the dev file every N steps and after the last one",
                 SQUAD: "evaluate on --predict_file every N steps and after the last one",
+                TAGGER: "evaluate on dev.txt every N steps and after the last one",
                 PRETRAINING: "evaluate on --eval_file every N steps and after the last one",
             },
             allowed=AT_LEAST_1, may_differ=True, decides_best=True,
@@ -616,6 +645,8 @@ FLAGS = {
                 CLASSIFIER: "end with the weights of the best evaluation, by accuracy, or F1 "
                 "(MRPC, QQP), Matthews' (CoLA) or Pearson's correlation (regressions)",
                 SQUAD: "end with the weights of the best evaluation, by F1",
+                TAGGER: "end with the weights of the best evaluation, by F1, or accuracy for tags "
+                "that mark no entities",
                 PRETRAINING: "end with the weights of the best evaluation, by the loss of masked "
                 "words",
             },
@@ -736,14 +767,15 @@ def flags_of(script: str) -> Iterator[tuple[str, Flag]]:
 
 
 class Args(argparse.Namespace):
-    """The flags' values; beside them, and not in `vars`, the script and which flags were given."""
+    """The flags' values; beside them, and not in `vars`, what the functions below return."""
 
-    __slots__ = ("given", "script")
+    __slots__ = ("given", "script", "tokenizer")
 
     def __init__(self, script: str):
         super().__init__()
         self.given = set()
         self.script = script
+        self.tokenizer = None
 
 
 def is_given(namespace: argparse.Namespace, name: str) -> bool:
@@ -754,6 +786,24 @@ def is_given(namespace: argparse.Namespace, name: str) -> bool:
 def script_of(namespace: argparse.Namespace) -> str | None:
     """The script whose flags `namespace` holds; None for one that no Parser made."""
     return getattr(namespace, "script", None)
+
+
+def keep_tokenizer(namespace: argparse.Namespace, tokenizer) -> None:
+    """Keeps the tokenizer of a run, whose files are written beside its weights."""
+    namespace.tokenizer = tokenizer
+
+
+def tokenizer_of(namespace: argparse.Namespace):
+    """What `keep_tokenizer` kept; None before."""
+    return getattr(namespace, "tokenizer", None)
+
+
+def may_resume(namespace: argparse.Namespace) -> bool:
+    """Whether a training run finds checkpoints, and with them its configuration and vocabulary."""
+    folder = namespace.output_dir
+    if namespace.overwrite_output_dir or not folder:
+        return False
+    return bool(glob.glob(os.path.join(glob.escape(folder), "checkpoint-*.pt")))
 
 
 def default_value(namespace: argparse.Namespace, name: str) -> object:
@@ -869,7 +919,8 @@ class Parser(argparse.ArgumentParser):
         required = {flag.name for flag in flags if flag.default_of(self.script) == REQUIRED}
         hint = "--help explains them"
         # Without weights to start from there is no folder that has these.
-        if self.script in TRAINING and namespace.do_train and not namespace.init_checkpoint:
+        trains = self.script in TRAINING and namespace.do_train
+        if trains and not namespace.init_checkpoint and not may_resume(namespace):
             required.add("bert_config_file")
             if self.script != PRETRAINING:
                 required.add("vocab_file")
@@ -982,11 +1033,21 @@ def run(function: Callable, *arguments):
         if isinstance(error, OSError) and error.filename is not None:
             error = f"{error.filename}: {error.strerror}"
         sys.stdout.flush()
-        os.write(2, f"{script}: error: {error}\n".encode(errors="replace"))
+        write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        os.write(2, f"\n{script}: interrupted\n".encode())
+        write_error(f"\n{script}: interrupted")
         sys.exit(130)
+
+
+def write_error(line: str) -> None:
+    """Writes a line to stderr at once, even while another one is being printed, as in a handler.
+
+    The terminal may be gone; where stderr was closed from the start, 2 may be another file.
+    """
+    with contextlib.suppress(OSError):
+        if sys.stderr:
+            os.write(2, f"{line}\n".encode(errors="replace"))
 
 
 def note(text: str) -> None:

@@ -36,8 +36,8 @@ from files import atomic_write
 HEADER = struct.Struct("<8sQ5I")
 MAGIC = b"BERTins1"
 BLOCK = 256  # rows under one checksum
-FEATURES = {"input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
-            "masked_lm_weights", "next_sentence_labels"}  # fmt: skip
+FEATURES = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
+            "masked_lm_weights", "next_sentence_labels")  # fmt: skip
 SHARD = 2**20  # rows that are shuffled together; their order takes 8 MB
 OPEN_FILES = 4  # files of `Instances` that are open at the same time
 
@@ -84,6 +84,28 @@ def write_instances(
     with atomic_write(path, "wb", len(head + crc + index) + numbers.nbytes) as file:
         file.write(head + crc + index)
         file.write(numbers)
+
+
+def write_tfrecord(
+    path: str | os.PathLike,
+    encoded: Iterable[np.ndarray],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+    vocab_size: int | None = None,
+) -> None:
+    """Writes rows from `encode_instance` as Google's create_pretraining_data.py does.
+
+    Each is a record with a tf.train.Example, whose features are padded with 0 (its
+    write_instance_to_example_files). The format has no place for `vocab_size`. Raises OSError where
+    the file cannot be written.
+    """
+    lengths = dict.fromkeys(FEATURES, max_seq_length) | {"next_sentence_labels": 1}
+    lengths |= {name: max_predictions_per_seq for name in FEATURES if name.startswith("masked")}
+    with atomic_write(path, "wb") as file:
+        for numbers in encoded:
+            data = _serialized(_features_of(numbers), lengths)
+            size = len(data).to_bytes(8, "little")
+            file.write(size + _masked_crc(size) + data + _masked_crc(data))
 
 
 class InstanceFile:
@@ -141,20 +163,28 @@ class InstanceFile:
                 raise ValueError(f"{self.path} is damaged near row {index}: create it again")
             self._verified.add(block)
 
-        numbers = self._numbers[offsets[index] : offsets[index + 1]].astype(np.int32)
-        start_of_b, label, masked = numbers[:3].tolist() if len(numbers) > 2 else (0, 0, -1)
-        if not 0 <= masked <= (len(numbers) - 3) // 2:
-            raise ValueError(f"{self.path}: row {index} is not an instance: create the file again")
-        positions, ids, input_ids = np.split(numbers[3:], [masked, 2 * masked])
-        return {
-            "input_ids": input_ids,
-            "input_mask": np.ones_like(input_ids),
-            "segment_ids": (np.arange(len(input_ids)) >= start_of_b).astype(np.int32),
-            "masked_lm_positions": positions,
-            "masked_lm_ids": ids,
-            "masked_lm_weights": np.ones(masked, np.float32),
-            "next_sentence_labels": np.array([label], np.int32),
-        }
+        try:
+            return _features_of(self._numbers[offsets[index] : offsets[index + 1]])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: row {index} {error}: create the file again") from None
+
+
+def _features_of(numbers):
+    """The FEATURES of a row from `encode_instance`. Raises ValueError if it is not one."""
+    numbers = numbers.astype(np.int32)
+    start_of_b, label, masked = numbers[:3].tolist() if len(numbers) > 2 else (0, 0, -1)
+    if not 0 <= masked <= (len(numbers) - 3) // 2:
+        raise ValueError("is not an instance")
+    positions, ids, input_ids = np.split(numbers[3:], [masked, 2 * masked])
+    return {
+        "input_ids": input_ids,
+        "input_mask": np.ones_like(input_ids),
+        "segment_ids": (np.arange(len(input_ids)) >= start_of_b).astype(np.int32),
+        "masked_lm_positions": positions,
+        "masked_lm_ids": ids,
+        "masked_lm_weights": np.ones(masked, np.float32),
+        "next_sentence_labels": np.array([label], np.int32),
+    }
 
 
 class TFRecordFile:
@@ -212,7 +242,7 @@ class TFRecordFile:
         end = self._starts[index + 1] if index + 1 < len(self) else len(self._data)
         with self._naming_record(index):
             row = _example(_verified(self._data[start + 12 : end]))
-            missing = FEATURES - row.keys()
+            missing = set(FEATURES) - row.keys()
             if missing:
                 raise ValueError(f"not a pre-training instance: {min(missing)} is missing")
         return row
@@ -241,7 +271,10 @@ class Instances:
     fingerprint              a checksum of all files
     num_examples             the number of rows
     self[i]                  a row, as `checked_row` returns it
+    make_batch               a function of some rows: their batch; set by who trains on them
     """
+
+    make_batch = None
 
     def __init__(
         self,
@@ -326,10 +359,42 @@ def checked_row(file: InstanceFile | TFRecordFile, index: int, vocab_size: int) 
 
 def _verified(data):
     """`data` without its last four bytes, which must be TFRecord's masked checksum of the rest."""
-    crc = crc32c(data[:-4])
-    if int.from_bytes(data[-4:], "little") != ((crc >> 15 | crc << 17) + 0xA282EAD8) & (2**32 - 1):
+    if data[-4:] != _masked_crc(data[:-4]):
         raise ValueError("damaged, cut short, or not of an uncompressed TFRecord file")
     return data[:-4]
+
+
+def _masked_crc(data):
+    """TFRecord's checksum: CRC-32C, rotated and shifted."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _serialized(features, lengths):
+    """The bytes of a tf.train.Example with these features, padded with 0; see `_example`."""
+    entries = b""
+    for name, values in features.items():
+        padding = lengths[name] - len(values)
+        if values.dtype == np.float32:
+            packed = values.astype("<f4").tobytes() + bytes(4 * padding)
+            feature = _field(2, _field(1, packed))
+        else:
+            packed = b"".join(map(_varint, values.tolist())) + bytes(padding)
+            feature = _field(3, _field(1, packed))
+        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, entries)
+
+
+def _field(number, data):
+    """A protobuf field of bytes, as `_fields` reads it."""
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+@lru_cache(2**17)
+def _varint(number):
+    """A number as `_integers` reads it."""
+    digit = number & 127
+    return bytes([digit | 128]) + _varint(number >> 7) if number > 127 else bytes([digit])
 
 
 def _example(data):

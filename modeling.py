@@ -32,6 +32,7 @@ __all__ = [
     "BertForPreTraining",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "gelu",
     "get_activation",
@@ -42,6 +43,9 @@ __all__ = [
 # google-research/bert). It is not -inf, which matters for a row that attends nothing: its softmax
 # is then over its true scores.
 MASKED_SCORE = -10000.0
+
+# The label of a token that has none, as in PyTorch's cross-entropy.
+NO_LABEL = -100
 
 ZERO = torch.zeros(())
 
@@ -900,6 +904,32 @@ def initialize(module, config):
             nn.init.zeros_(part.bias)
 
 
+@torch.no_grad()
+def add_word_rows(model, rows: dict[int, list[int]]) -> None:
+    """Gives new words their rows of the word table and biases of the decoder, in place.
+
+    `rows` maps the id of a word to the ids of its WordPieces so far; their mean is its row. Where
+    ids lie beyond the table it grows, and `config.vocab_size` with it. Call it before the optimizer
+    is created.
+    """
+    config = getattr(model, "bert", model).config
+    embeddings = getattr(model, "bert", model).embeddings
+    table = word_table(embeddings.word_embeddings)
+    size = max([config.vocab_size - 1, *rows]) + 1
+    parts = [(table, "weight")]
+    if hasattr(model, "cls"):
+        parts.append((model.cls.predictions, "bias"))
+    for module, name in parts:
+        old = getattr(module, name)
+        new = torch.zeros(size, *old.shape[1:], dtype=old.dtype, device=old.device)
+        new[: len(old)] = old
+        for index, pieces in rows.items():
+            new[index] = old[pieces].mean(dim=0)
+        setattr(module, name, nn.Parameter(new))
+    table.num_embeddings = size
+    config.vocab_size = size
+
+
 class BertLMPredictionHead(nn.Module):
     """Scores over the vocabulary; the decoder's weight is the word-embedding table."""
 
@@ -984,6 +1014,13 @@ class BertForPreTraining(nn.Module):
         return sum(losses), (scores, next_scores)
 
 
+def classifier_dropout(config):
+    """The dropout before a classifier."""
+    if config.classifier_dropout is not None:
+        return config.classifier_dropout
+    return config.hidden_dropout_prob
+
+
 class BertForSequenceClassification(nn.Module):
     """A dense layer over the pooled output, as in run_classifier.py of google-research/bert.
 
@@ -998,9 +1035,7 @@ class BertForSequenceClassification(nn.Module):
             raise ValueError(f"num_labels is {num_labels}, but a classifier has 1 output or more")
         self.num_labels = num_labels
         self.bert = BertModel(config)
-        self.dropout_prob = config.hidden_dropout_prob
-        if config.classifier_dropout is not None:
-            self.dropout_prob = config.classifier_dropout
+        self.dropout_prob = classifier_dropout(config)
         self.classifier = Float32Linear(config.hidden_size, num_labels)
         initialize(self.classifier, config)
 
@@ -1025,11 +1060,56 @@ class BertForSequenceClassification(nn.Module):
         return classification_loss(logits, labels).mean(), logits
 
 
+class BertForTokenClassification(nn.Module):
+    """A dense layer over every token's last hidden state, as in section 5.3 of the paper.
+
+    The pooler is loaded and saved, but neither run nor trained.
+    """
+
+    reads_pooler = False
+
+    def __init__(self, config, num_labels=2):
+        super().__init__()
+        self.num_labels = num_labels
+        self.bert = BertModel(config)
+        self.bert.pooler.requires_grad_(False)
+        self.dropout_prob = classifier_dropout(config)
+        self.classifier = Float32Linear(config.hidden_size, num_labels)
+        initialize(self.classifier, config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+    ):
+        """Three [B, S] -> logits [B, S, num_labels]; MASKED_SCORE where nothing is computed.
+
+        With labels [B, S], NO_LABEL for tokens without one, it returns (mean loss, logits). The
+        mean is over the tokens that have a label; labels of padding do not count. Raises ValueError
+        for labels of another shape, or outside 0..num_labels-1.
+        """
+        unpadding = self.bert.make_unpadding(input_ids, attention_mask)
+        layers = self.bert.encode(input_ids, token_type_ids, unpadding)
+        hidden_states = dropout(layers[-1], self.dropout_prob, self.training)  # [P, hidden]
+        logits = unpadding.pad(self.classifier(hidden_states), MASKED_SCORE)
+        if labels is None:
+            return logits
+        check_shape("labels", labels, unpadding.shape)
+        if attention_mask is not None:
+            labels = labels.masked_fill(attention_mask == 0, NO_LABEL)
+        losses = token_loss(logits, labels)
+        return losses.sum() / (labels != NO_LABEL).sum().clamp(min=1).to(losses.device), logits
+
+
 class BertForQuestionAnswering(nn.Module):
     """Start and end scores of every token, as in run_squad.py of google-research/bert.
 
     The pooler is loaded and saved, but neither run nor trained, as in Google's graph.
     """
+
+    reads_pooler = False
 
     def __init__(self, config):
         super().__init__()
@@ -1092,6 +1172,20 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return (logits[:, 0] - labels) ** 2
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each token: [B, S, labels], [B, S] -> [B, S]; 0 where it has NO_LABEL.
+
+    Raises ValueError for another shape of the labels, or for a label that has no logit.
+    """
+    check_shape("labels", labels, logits.shape[:2])
+    if labels.device.type == "cpu" and labels.numel():
+        check_range("label", labels.masked_fill(labels == NO_LABEL, 0), logits.shape[2])
+    labels = to_device(labels, logits.device)
+    logits = at_least_float32(logits).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels.flatten(), ignore_index=NO_LABEL, reduction="none")
+    return losses.view_as(labels)
 
 
 def span_loss(logits: Tensor, positions: Tensor) -> Tensor:

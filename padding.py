@@ -1,4 +1,4 @@
-"""Padding and unpadding: which positions of a batch are computed, and the way between both layouts.
+"""Padding and unpadding: which positions of a batch are computed, and moving between the layouts.
 
 A batch comes padded, [B, S], or packed already (`PackedInputs`). The network works on its computed
 positions alone, one sequence after another in a matrix of P rows. The terms are those of
@@ -22,15 +22,15 @@ import torch.nn.functional as F
 BFLOAT16_SIGNIFICANT_BITS = 6
 
 
-def to_device(values, device):
-    """`values` on `device`; from the host to a GPU through pinned memory, without waiting."""
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Moves `values` to `device`; from the host to a GPU through pinned memory, without waiting."""
     if values.device.type == "cpu" and device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
 def num_spare_rows(num_rows: int) -> int:
-    """How many rows are added to round P up: none but under bfloat16 on a CPU."""
+    """How many rows are added to round P up: 0 except in bfloat16 on a CPU."""
     if not torch.is_autocast_enabled("cpu"):
         return 0
     unit = 1 << max(0, num_rows.bit_length() - BFLOAT16_SIGNIFICANT_BITS)
@@ -55,7 +55,7 @@ class Layout:
     hidden = None
     flash = False
 
-    def pad(self, packed, fill):
+    def pad(self, packed: torch.Tensor, fill: float) -> torch.Tensor:
         """[P, ...] -> [B, S, ...], with `fill` where nothing was computed."""
         batch, width = self.shape
         # One place more than B*S, for spare rows.
@@ -67,7 +67,7 @@ class Layout:
         flat = padded.flatten(0, 1)
         return flat[self.indices.clamp(max=len(flat) - 1)]
 
-    def cls_rows(self):
+    def cls_rows(self) -> torch.Tensor:
         """Packed rows of the [CLS] tokens, [B]."""
         return self.cu_seqlens[: self.shape[0]].long()
 
@@ -92,7 +92,12 @@ class Unpadding(Layout):
     for the GPU.
     """
 
-    def __init__(self, attention_mask, compute_padding=False, device=None):
+    def __init__(
+        self,
+        attention_mask: torch.Tensor,
+        compute_padding: bool = False,
+        device: torch.device | None = None,
+    ):
         device = device or attention_mask.device
         attended = attention_mask != 0
         computed = attended | ~attended.any(dim=1, keepdim=True)
@@ -123,13 +128,13 @@ class Unpadding(Layout):
         self.cu_seqlens = to_device(ends.int(), device)
         self.hidden = to_device(hidden, device) if hidden.any() else None
 
-    def unpad(self, values):
+    def unpad(self, values: torch.Tensor) -> torch.Tensor:
         """[B, S, ...] -> [P, ...]"""
-        # Where the values lie: fetching `indices` from a GPU would wait for the step before.
+        # Indexed on the values' own device: `indices` from a GPU would wait for the step before.
         packed = values.flatten(0, 1)[to_device(self.input_indices, values.device)]
         return to_device(packed, self.indices.device)
 
-    def rows_of(self, positions):
+    def rows_of(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[B, M] positions in each sequence -> packed rows [B*M], and which are not computed.
 
         For those that are not computed the row is 0, and the second result is True there; it is
@@ -140,7 +145,7 @@ class Unpadding(Layout):
         width = self.shape[1]
         packed_row = self.packed_row
         if positions.device == self.input_packed_row.device:
-            packed_row = self.input_packed_row  # on the host, where a look does not wait for a GPU
+            packed_row = self.input_packed_row  # on the host, where reading does not wait for a GPU
         positions = to_device(positions, packed_row.device)
         on_host = packed_row.device.type == "cpu"
         if on_host and ((positions < 0) | (positions >= width)).any():
@@ -185,7 +190,7 @@ class PackedInputs(Layout):
         """The same on `device`, in one copy."""
         return self if self.indices.device == device else BatchBuffer(self, device).load()
 
-    def rows_of(self, positions):
+    def rows_of(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[B, M] positions in each sequence -> (packed rows [B*M], None), as Unpadding's.
 
         Raises ValueError for positions outside a sequence, unless they lie on a GPU, where a look

@@ -1,4 +1,4 @@
-"""Uses a trained model on new text: classes, scores, answers, masked words, vectors.
+"""Uses a trained model on new text: classes, scores, tags, answers, masked words, vectors.
 
     python predict.py FOLDER "a text" ["its pair"]
     python predict.py FOLDER --input texts.csv --output predictions.jsonl
@@ -112,6 +112,8 @@ from tqdm import tqdm
 
 import precision
 import squad_data
+import tagging_data
+import tagging_metrics
 from checkpoint import Folder, inspect_folder, refuse_other_tokenizers
 from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
 from data import (
@@ -128,6 +130,7 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     load_weights,
 )
@@ -145,7 +148,7 @@ TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 TOKENS_ON_CPU = 4096
 TOKENS_ON_GPU = 32768
 
-# What of an input is in memory at a time; the inputs of a chunk are sorted by length.
+# How much of the input is in memory at a time; the inputs of a chunk are sorted by length.
 CHUNK_ROWS = 2048
 CHUNK_CHARACTERS = 2**20
 
@@ -153,10 +156,11 @@ CHUNK_CHARACTERS = 2**20
 CLASSES = "classification"
 SEVERAL = "multi-label classification"
 SCORES = "regression"
+TAGS = "tagging"
 QUESTIONS = "questions"
 MASKS = "masked words"
 METHODS = {
-    CLASSES: "classify", SEVERAL: "classify", SCORES: "score", QUESTIONS: "answer",
+    CLASSES: "classify", SEVERAL: "classify", SCORES: "score", TAGS: "tag", QUESTIONS: "answer",
     MASKS: "fill_mask",
 }  # fmt: skip
 
@@ -188,6 +192,28 @@ class Labels:
 
     labels: list[str]
     probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An entity of a text: `text[start:end]`."""
+
+    type: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """The words of a text, a tag for each, and the entities that the tags mark.
+
+    Tags that do not mark entities, such as parts of speech, give none.
+    """
+
+    words: list[str]
+    tags: list[str]
+    entities: list[Entity]
 
 
 @dataclass(frozen=True)
@@ -235,7 +261,8 @@ def read_tokenizer(folder: Folder, config: BertConfig) -> FullTokenizer:
     """The tokenizer of a folder. Raises ValueError where vocabulary and model do not agree."""
     lower = folder.casing.get("do_lower_case", True)
     accents = folder.casing.get("strip_accents", lower)
-    tokenizer = FullTokenizer(folder.vocab_file, lower, accents)
+    never_split = folder.run.get("never_split") or ()
+    tokenizer = FullTokenizer(folder.vocab_file, lower, accents, never_split, folder.added_tokens)
     size = max(index for word, index in tokenizer.vocab.items() if word) + 1
     if size > config.vocab_size:
         raise ValueError(
@@ -266,14 +293,19 @@ def make_network(
     shapes = {standard_name(name): list(tensor.shape) for name, tensor in state.items()}
     task = next((kind for tensor, kind in HEADS.items() if tensor in shapes), None)
     # Taggers and multiple choice have a head of the same name.
-    if task == CLASSES and folder.task not in (None, CLASSES, SCORES):
+    if task == CLASSES and folder.task == TAGS:
+        task = TAGS
+    elif task == CLASSES and folder.task not in (None, CLASSES, SCORES):
         task = None
 
     labels = []
-    if task == CLASSES:
+    if task in (CLASSES, TAGS):
         outputs = shapes["classifier.weight"][0]
-        network = BertForSequenceClassification(config, outputs)
-        if outputs == 1:
+        if task == TAGS:
+            network = BertForTokenClassification(config, outputs)
+        else:
+            network = BertForSequenceClassification(config, outputs)
+        if task == CLASSES and outputs == 1:
             task = SCORES
         else:
             labels = folder.labels or [f"LABEL_{number}" for number in range(outputs)]
@@ -318,13 +350,13 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
 
 
 def kind_of(folder: Folder) -> str:
-    """What a model without a head that can be used is, in words."""
+    """Describes a model that has no usable head."""
     names = folder.configuration.get("architectures")
     return ", ".join(map(str, names or ["an encoder without a head"]))
 
 
 def note(line: str) -> None:
-    """Tells the user something; stdout is for results alone."""
+    """Prints a line for the user to stderr; stdout is for results alone."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -342,8 +374,9 @@ class Model:
     """A trained model and its tokenizer; `load` makes one.
 
     task            what its head is for: "classification", "multi-label classification",
-                    "regression", "questions", "masked words", or None for an encoder alone
-    labels          the names of its classes
+                    "regression", "tagging", "questions", "masked words", or None for an encoder
+                    alone
+    labels          the names of its classes or tags
     max_seq_length  longer inputs are cut to this number of WordPieces
     num_cut         how many texts were cut so far; the longest would have had `longest` WordPieces
     num_windowed    how many were read through windows instead, as in training with --doc_stride
@@ -398,6 +431,39 @@ class Model:
         """The scores of texts or pairs. Raises ValueError for a model without a single output."""
         self._require(SCORES)
         return [float(logits[0]) for logits in self._logits(texts)]
+
+    def tag(self, texts: Sequence[str | Sequence[str]]) -> list[TaggedText]:
+        """The tags of the words of texts of any length.
+
+        The words of a str are found by `tagging_data.word_spans`. A list of words is taken as it
+        is; its entities stand in the text that single spaces between the words would make. Raises
+        ValueError for a model that does not tag.
+        """
+        self._require(TAGS)
+        if isinstance(texts, (str, bytes)):
+            raise ValueError("give a list of texts, not one text")
+        split = [_split_words(text, number) for number, text in enumerate(texts)]
+        examples = [
+            tagging_data.TaggingExample([text[start:end] for start, end in spans])
+            for text, spans in split
+        ]
+        features = tagging_data.convert_examples_to_features(
+            examples, self.labels, self.max_seq_length, self.tokenizer
+        )
+        outputs = self._outputs(features, self._word_logits)
+        logits = tagging_data.join_windows(examples, features, outputs, len(self.labels))
+
+        results = []
+        has_entities = tagging_metrics.has_entities(self.labels)
+        for example, (text, spans), own in zip(examples, split, logits):
+            tags = [self.labels[number] for number in own.argmax(axis=1)]
+            found = []
+            for kind, first, last in tagging_metrics.entities(tags) if has_entities else ():
+                start = spans[first][0]
+                end = spans[last - 1][1]
+                found.append(Entity(kind, text[start:end], start, end))
+            results.append(TaggedText(example.words, tags, found))
+        return results
 
     def answer(self, question: str, context: str) -> Answer:
         """The answer to a question from a text of any length. Raises as `answers`."""
@@ -455,6 +521,7 @@ class Model:
             null_score_diff_threshold=self.settings["null_score_diff_threshold"],
             log=note,
             strip_accents=self.tokenizer.basic_tokenizer.strip_accents,
+            never_split=self.tokenizer.never_split,
         )
         return [answers[str(number)] for number in range(len(pairs))]
 
@@ -482,7 +549,7 @@ class Model:
                 if wanted:
                     problem = f"lies beyond {self.max_seq_length} WordPieces"
                 raise ValueError(f"{MASK} {problem} in {shorten(first, 60)!r}")
-        # The scores of a mask are as many as the vocabulary: fewer of these fit into memory.
+        # Each [MASK] has a score for every entry of the vocabulary, so smaller batches are needed.
         return self._outputs(features, self._best_words, part=4)
 
     def embed(self, texts: Sequence[str | tuple[str, str]], how: str = "mean") -> np.ndarray:
@@ -518,6 +585,11 @@ class Model:
             features, lambda rows: self.network(*model_inputs(rows)).float().cpu().numpy()
         )
         return mean_of_windows(np.stack(logits), counts) if counts else []
+
+    def _word_logits(self, rows):
+        """The logits of the windows' words: [words, labels] for each window."""
+        logits = self.network(*model_inputs(rows)).float().cpu().numpy()  # [B, S, labels]
+        return [own[row.positions] for own, row in zip(logits, rows)]
 
     def _span_logits(self, rows):
         """Start and end logits of the windows' tokens: a [2, length] for each window."""
@@ -623,6 +695,20 @@ class Model:
             for index, output in zip(indices.tolist(), found):
                 outputs[index] = output
         return outputs
+
+
+def _split_words(text, number):
+    """(text, spans of its words) of a text, or of a list of words. Raises ValueError."""
+    if isinstance(text, str):
+        return text, tagging_data.word_spans(text)
+    if not isinstance(text, (list, tuple)) or not all(isinstance(word, str) for word in text):
+        raise ValueError(f"text {number} is {text!r}, not a str or a list of words")
+    spans = []
+    start = 0
+    for word in text:
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return " ".join(text), spans
 
 
 # --- inputs --------------------------------------------------------------------------------------
@@ -798,6 +884,8 @@ def record_of(result) -> dict:
         return {"label": result.label, "probabilities": rounded(result.probabilities)}
     if isinstance(result, Labels):
         return {"labels": result.labels, "probabilities": rounded(result.probabilities)}
+    if isinstance(result, TaggedText):
+        return asdict(result)
     if isinstance(result, float):
         return rounded({"score": result})
     if isinstance(result, np.ndarray):
@@ -823,6 +911,10 @@ def joined(fields: dict, record: dict) -> dict:
     return {**own, **record}
 
 
+def entities_in_words(result):
+    return ", ".join(f"{entity.text} [{entity.type}]" for entity in result.entities)
+
+
 def best_word_of(words):
     return ", ".join(f"{word.word} {word.probability:.1%}" for word in words)
 
@@ -836,6 +928,10 @@ def cells_of(result) -> dict[str, str]:
         return {"label": result.label, **shares}
     if isinstance(result, Answer):
         return {"answer": result.text or "(none)", "probability": f"{result.probability:.1%}"}
+    if isinstance(result, TaggedText):
+        if result.entities or {*result.tags} <= {tagging_metrics.OUTSIDE}:
+            return {"entities": entities_in_words(result) or "(none)"}
+        return {"tags": " ".join(map("/".join, zip(result.words, result.tags)))}
     if isinstance(result, float):
         return {"score": f"{result:.4f}"}
     if isinstance(result, np.ndarray):
@@ -876,7 +972,11 @@ class Tsv(JsonLines):
 
     def write(self, rows, results):
         for row, result in zip(rows, results):
-            record = flat(joined(row.fields, record_of(result)))
+            record = record_of(result)
+            if isinstance(result, TaggedText):
+                record = {"words": " ".join(result.words), "tags": " ".join(result.tags),
+                          "entities": entities_in_words(result)}  # fmt: skip
+            record = flat(joined(row.fields, record))
             if self.names is None:
                 self.names = list(record)
                 self.line("\t".join(map(cell, self.names)))
@@ -1063,6 +1163,8 @@ class Use:
             )
         if self.context is not None and len(row.texts) == 2:
             raise ValueError(f"{row.where} has a context of its own: leave out --context")
+        if self.task == TAGS and len(row.texts) == 2:
+            raise ValueError(f"{row.where} is a pair, but tags are for single texts")
         return row
 
     def results(self, rows: Sequence[Row]) -> Sequence:
@@ -1074,6 +1176,8 @@ class Use:
             return self.model.classify(texts)
         if self.task == SCORES:
             return self.model.score(texts)
+        if self.task == TAGS:
+            return self.model.tag(texts)
         if self.task == MASKS:
             return self.model.fill_masks(texts)
         if self.context is not None:
@@ -1144,7 +1248,7 @@ def open_output(args):
 def predict_all(args, use, writer, total):
     """Reads, computes and writes one chunk of inputs after another."""
     rows = map(use.check, read_rows(args, use.names))
-    # A bar between the lines of a table would be in the way.
+    # A bar would break up the lines of a table.
     quiet = args.input is None or not sys.stderr.isatty()
     quiet = quiet or (args.output is None and sys.stdout.isatty())
     with tqdm(total=total, unit="text", disable=quiet, dynamic_ncols=True) as bar:

@@ -49,6 +49,7 @@ class Bar:
         self.total = total
         self.figures = {}
         self.started = self.shown = time.monotonic()
+        quiet = quiet or sys.stderr is None  # as in a process that was started without it
         self.lines = not (quiet or sys.stderr.isatty())
         self.bar = tqdm(
             total=total, initial=initial, desc=self.title, unit=unit, disable=quiet or self.lines,

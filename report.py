@@ -53,7 +53,7 @@ def write_report(
     """Writes report.html to `output_dir` and returns its path.
 
     `results` maps names to numbers and may be empty; `notes` says for some of the names what stands
-    beside the number. `sections` are what the public functions below return, and `evaluated_in` is
+    below them. `sections` are what the public functions below return, and `evaluated_in` is
     the precision of both. `facts` are lines about this run, e.g. date and device. Also shows
     run.json and training_log.jsonl of `output_dir` if they exist. Raises OSError.
     """
@@ -107,8 +107,8 @@ def _table(title, kind, entries, notes=None):
     for name, value in entries.items():
         if not isinstance(value, str):
             value = json.dumps(value, ensure_ascii=False)
-        note = f"<td>{escape(notes[name])}</td>" if notes and name in notes else ""
-        body += f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td>{note}</tr>\n'
+        note = f"<small> {escape(notes[name])}</small>" if notes and name in notes else ""
+        body += f'<tr><th scope="row">{escape(name)}{note}</th><td>{escape(value)}</td></tr>\n'
     return _section(title, f'<table class="{kind}"><tbody>\n{body}</tbody></table>\n')
 
 
@@ -563,7 +563,8 @@ def seeds(summary: Mapping, logs: Mapping[int, str]) -> str:
     collapsed = ", ".join(map(str, summary["one_class"]))
     verdict = "No seed gives every example the same label."
     if collapsed:
-        verdict = f"Every example is given the same label by: seed {collapsed}."
+        noun = "seed" if len(summary["one_class"]) == 1 else "seeds"
+        verdict = f"With {noun} {collapsed} every example is given the same label."
     verdict += f" The weights of this folder are those of seed {best}, the best by {metric}."
 
     charts = _spread(summary)

@@ -380,11 +380,11 @@ def check_main_metric(task, flag):
 
 def compute_loss(model, batch, totals):
     """A batch's share of its step's mean loss, which --class_weights makes a weighted mean."""
-    inputs, labels, weights = batch
+    inputs, labels, *weights = batch
     losses = classification_loss(model(*inputs), labels)
-    if totals.weight is None:
+    if not weights:
         return losses.sum() / totals.examples
-    return (losses * to_device(weights, losses.device)).sum() / totals.weight
+    return (losses * to_device(weights[0], losses.device)).sum() / totals.weight
 
 
 def logits_of(model, batch):
@@ -501,6 +501,7 @@ def train_and_evaluate(args, runtime):
 
     model = BertForSequenceClassification(config, len(labels) or 1)
     training.load_initial_weights(model, weights, runtime, args.do_train, labels)
+    tokenizer = training.add_tokens(args, runtime, model, tokenizer)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
@@ -511,7 +512,8 @@ def train_and_evaluate(args, runtime):
     def make_batch(rows):
         label_ids = torch.from_numpy(np.array([row.label_id for row in rows]))
         labels = label_ids.float() if label_ids.is_floating_point() else label_ids
-        return batch_inputs(rows, width), labels, torch.tensor([row.weight for row in rows])
+        batch = batch_inputs(rows, width), labels
+        return (*batch, torch.tensor([row.weight for row in rows])) if args.class_weights else batch
 
     global_step = checkpoint.read_metadata(weights).get("global_step", 0)
     if args.do_train:
@@ -520,11 +522,9 @@ def train_and_evaluate(args, runtime):
         if args.class_weights:
             weigh_classes(args, runtime, task, features)
             weight_of = attrgetter("weight")
-        examples = TrainingExamples(features, FIELDS, weight_of=weight_of)
+        examples = TrainingExamples(features, FIELDS, make_batch, weight_of=weight_of)
         evaluator = make_evaluator(args, runtime, task, model, sets, make_batch)
-        global_step = training.train(
-            args, runtime, model, examples, make_batch, compute_loss, evaluator
-        )
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
         kind = {"labels": labels, "problem_type": task.problem_type}
         checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
         if not args.do_eval:
@@ -558,7 +558,8 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
     outcome = Outcome()
     for name, (examples, features) in sets.items():
         kind, _, variant = name.partition("_")
-        file = task.files[name]
+        held_out = kind == "dev" and args.dev_fraction
+        file = task.files["train" if held_out else name]
         batch_size = args.eval_batch_size if kind == "dev" else args.predict_batch_size
         predicted = predict(runtime, model, features, batch_size, make_batch, name)
         if predicted is None:
@@ -585,9 +586,7 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
         places = [
             f"{file}:{example.line}" if example.line else example.guid for example in examples
         ]
-        title = f"Evaluation on {file}"
-        if args.dev_fraction:
-            title = f"Evaluation on {args.dev_fraction:g} of {task.files['train']}"
+        title = f"Evaluation on {held_out:g} of {file}" if held_out else f"Evaluation on {file}"
         section = report.multi_label if task.multi_label else report.classification
         outcome.sections.append(section(labels, label_ids, logits, texts, title, places))
         if is_collapsed(logits, label_ids):

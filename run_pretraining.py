@@ -54,7 +54,7 @@ ROWS_CHECKED = 100  # of each file before training: ids of another vocabulary sh
 # --- data ----------------------------------------------------------------------------------------
 
 
-def open_input(args, runtime, config, flag):
+def open_input(args, runtime, flag, config, tokenizer):
     """The Instances of --input_file or --eval_file, once they fit the flags and the model.
 
     `flag` is the name of one of the two. Each rank opens its share of the files, and the ranks
@@ -66,7 +66,7 @@ def open_input(args, runtime, config, flag):
     sizes = torch.zeros(2, len(paths), dtype=torch.int64)
     for number in range(runtime.rank, len(paths), runtime.world_size):
         file = open_instances(paths[number])
-        check_instances(args, file, config)
+        check_instances(args, file, config, tokenizer)
         sizes[:, number] = torch.tensor([len(file), file.checksum])
     rows, checksums = runtime.sum(sizes.to(runtime.device)).tolist()
     if not sum(rows):
@@ -76,7 +76,7 @@ def open_input(args, runtime, config, flag):
     return instances
 
 
-def check_instances(args, file, config):
+def check_instances(args, file, config, tokenizer):
     """Raises ValueError if an instance file does not fit the flags or the model."""
     for name in ("max_seq_length", "max_predictions_per_seq"):
         made_with = getattr(file, name)
@@ -85,10 +85,17 @@ def check_instances(args, file, config):
                 f"{file.path} was made with --{name} {made_with}, but here it is "
                 f"{getattr(args, name)}: give the same"
             )
-    if file.vocab_size not in (None, config.vocab_size):
+    # The word table may have more rows than the vocabulary has entries.
+    num_entries = len(tokenizer.vocab) if tokenizer else config.vocab_size
+    if file.vocab_size not in (None, num_entries, config.vocab_size):
+        given = f"vocab_size in {args.bert_config_file} is {config.vocab_size}"
+        if args.add_tokens:
+            given = (
+                f"with the words of --add_tokens the vocabulary has {num_entries}: give "
+                f"create_pretraining_data.py the same"
+            )
         raise ValueError(
-            f"{file.path} was made with a vocabulary of {file.vocab_size} entries, but "
-            f"vocab_size in {args.bert_config_file} is {config.vocab_size}"
+            f"{file.path} was made with a vocabulary of {file.vocab_size} entries, but {given}"
         )
     for index in range(min(ROWS_CHECKED, len(file))):
         checked_row(file, index, config.vocab_size)
@@ -177,15 +184,20 @@ def execute(args) -> None:
     runtime = training.setup(args)
     config = BertConfig.from_json_file(args.bert_config_file)
     weights = training.resolve_init_checkpoint(args)
-    vocab = args.vocab_file and training.make_tokenizer(args, weights).vocab
-    flags.check_model(config, vocab, args)
-    instances = open_input(args, runtime, config, "input_file")
-    to_evaluate = open_input(args, runtime, config, "eval_file") if args.eval_file else instances
-    to_evaluate = to_evaluate.first(args.max_eval_examples)
-    instances = instances.first(args.max_train_examples)
+    tokenizer = training.make_tokenizer(args, weights) if args.vocab_file else None
+    flags.check_model(config, tokenizer and tokenizer.vocab, args)
+    if args.add_tokens and not tokenizer:
+        raise ValueError("--add_tokens needs --vocab_file: without it there is no vocabulary")
 
     model = BertForPreTraining(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
+    if tokenizer:
+        tokenizer = training.add_tokens(args, runtime, model, tokenizer)
+    instances = to_evaluate = open_input(args, runtime, "input_file", config, tokenizer)
+    if args.eval_file:
+        to_evaluate = open_input(args, runtime, "eval_file", config, tokenizer)
+    to_evaluate = to_evaluate.first(args.max_eval_examples)
+    instances = instances.first(args.max_train_examples)
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
     training.print_resources(args, runtime, model)
@@ -198,13 +210,13 @@ def execute(args) -> None:
         runtime.print(f"training reads {len(instances):,} instances {epochs:.2f} times")
         # CUDA graphs need the same number of masked positions in each step.
         width = args.max_predictions_per_seq if runtime.device.type == "cuda" else 0
-        make = partial(make_batch, width=width)
+        instances.make_batch = partial(make_batch, width=width)
         evaluator = None
         if args.eval_steps:
             evaluator = training.Evaluator(
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
-        global_step = training.train(args, runtime, model, instances, make, compute_loss, evaluator)
+        global_step = training.train(args, runtime, model, instances, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)

@@ -156,25 +156,30 @@ def with_questions(dataset, ids):
 
 
 def scorable_part(args, runtime, dataset):
-    """The dataset without placeholders for answers; None if it cannot be scored.
+    """The dataset without questions that have no answer to compare with; None if none is left.
 
-    That is so if a question has no answer and is not marked impossible, or if all answers are
-    placeholders. Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
+    Raises ValueError for a file of SQuAD 2.0 without --version_2_with_negative.
     """
     questions = [qa for qa, _ in questions_of(dataset)]
     if not args.version_2_with_negative and any(qa.get("is_impossible") for qa in questions):
         raise ValueError(f"{args.predict_file} is SQuAD 2.0: pass --version_2_with_negative")
 
     scorable, num_left_out = without_placeholders(dataset)
-    placeholders = f"questions without an answer that is in their context: {num_left_out:,}"
-    answered = all(qa.get("answers") or qa.get("is_impossible") for qa in questions)
-    if not answered or num_left_out == len(questions):
+    left_out = f"questions without an answer that is in their context: {num_left_out:,}"
+    kept = [qa for qa, _ in questions_of(scorable)]
+    unmarked = [qa for qa in kept if not (qa.get("answers") or qa.get("is_impossible"))]
+    if len(unmarked) == len(kept):
         if args.do_train and args.eval_steps:
             raise ValueError(f"--eval_steps: {args.predict_file} has no answers to compare with")
-        runtime.print(f"the predict file has no answers: no EM and F1 ({placeholders})")
+        runtime.print(f"the predict file has no answers: no EM and F1 ({left_out})")
         return None
     if num_left_out:
-        runtime.print(f"{placeholders} of {len(questions):,}; EM and F1 leave them out")
+        runtime.print(f"{left_out} of {len(questions):,}; EM and F1 leave them out")
+    if unmarked:
+        runtime.print(
+            f"questions without an answer that are not marked impossible: {len(unmarked):,}; they "
+            f"count as unanswerable, as in SQuAD's own evaluation"
+        )
     return scorable
 
 
@@ -338,6 +343,7 @@ def execute(args) -> None:
 
     model = BertForQuestionAnswering(config)
     training.load_initial_weights(model, weights, runtime, head_may_be_new=args.do_train)
+    tokenizer = training.add_tokens(args, runtime, model, tokenizer)
     model.bert.compute_padding = args.compute_padding
     training.follow_checkpoint_precision(args, runtime)
     training.place_model(args, runtime, model)
@@ -367,15 +373,14 @@ def execute(args) -> None:
         examples = TrainingExamples(
             train_features,
             fields=("input_ids", "segment_ids", "start_position", "end_position"),
+            make_batch=make_batch,
             num_examples=len(train_examples),  # questions, as Google counts
         )
         evaluator = None
         if args.eval_steps:
             prediction_set = predict_examples, predict_features, scorable
             evaluator = make_evaluator(args, runtime, model, tokenizer, prediction_set, make_batch)
-        global_step = training.train(
-            args, runtime, model, examples, make_batch, compute_loss, evaluator
-        )
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
         checkpoint.save_model(args, runtime, model, config, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
 

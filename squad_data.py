@@ -988,5 +988,8 @@ def _match_text(pred_text, orig_text, do_lower_case, strip_accents, never_split)
 @functools.lru_cache(maxsize=2**16)
 def _basic_tokenize(word, do_lower_case, strip_accents, never_split):
     """The basic tokens of a word, joined by spaces."""
-    tokenizer = tokenization.BasicTokenizer(do_lower_case, strip_accents, never_split)
+    tokenizer = _basic_tokenizer(do_lower_case, strip_accents, never_split)
     return " ".join(tokenizer.tokenize(word))
+
+
+_basic_tokenizer = functools.lru_cache(maxsize=8)(tokenization.BasicTokenizer)

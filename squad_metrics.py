@@ -102,28 +102,31 @@ def question_id(qa: dict) -> str:
 
 
 def without_placeholders(dataset: dict) -> tuple[dict, int]:
-    """The dataset without questions that have placeholders for answers, and how many these are.
+    """The dataset without questions that have no answer to compare with, and how many these are.
 
-    A placeholder is not in the context, e.g. "FAKE_ANSWER" in a file for a blind test; a question
-    with one answer that is in the context stays, and so does one without any answer.
+    An answer that is not in the context is none, e.g. "FAKE_ANSWER" in a file for a blind test. A
+    question with one answer that is in the context stays. So does one of SQuAD 2.0 without any,
+    which evaluate-v2.0.py counts as unanswerable.
     """
     num_left_out = 0
     articles = []
     for article in dataset["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
-            kept = [qa for qa in paragraph["qas"] if not _is_placeholder(qa, paragraph)]
+            kept = [qa for qa in paragraph["qas"] if not _lacks_answer(qa, paragraph)]
             num_left_out += len(paragraph["qas"]) - len(kept)
             paragraphs.append({**paragraph, "qas": kept})
         articles.append({**article, "paragraphs": paragraphs})
     return {**dataset, "data": articles}, num_left_out
 
 
-def _is_placeholder(qa, paragraph):
-    """Whether a question has answers, and none of them is in the context."""
+def _lacks_answer(qa, paragraph):
+    """Whether a question should have an answer, and none is in the context."""
     texts = [answer["text"] for answer in qa.get("answers") or []]
+    if not texts:
+        return "is_impossible" not in qa
     context = paragraph.get("context", "".join(texts))
-    if not texts or qa.get("is_impossible") or any(text and text in context for text in texts):
+    if qa.get("is_impossible") or any(text and text in context for text in texts):
         return False
     # An annotator's spelling may differ in what the metric ignores.
     context = normalize_answer(context)

@@ -13,19 +13,25 @@ import os
 import re
 import string
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import NamedTuple
 
 # Google's CJK characters: the ideographs. Kana and hangul are not split.
-_CJK_CHAR = re.compile(
+CJK_CHAR = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
 # `str.split` splits at these control characters. Google's cleaning drops them, which joins the text
 # before and after.
 _DROPPED_WHITESPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]+")
+_WORD_CHAR = "[\\w\u0300-\u036f]"  # letters, digits, "_", and accents that stand alone
 _ASCII_TOKEN = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
 
 # The form of markers such as "[SEP]", "[unused7]" and "<e1>", which are no words of a language.
-_BRACKETED = re.compile(r"\[[^\s\[\]]+\]|<[^\s<>]+>")
+BRACKETED = re.compile(r"\[[^\s\[\]]+\]|<[^\s<>]+>")
+UNUSED = re.compile(r"\[unused\d+\]")  # entries of Google's vocabularies that are free
 
 # Shares of a vocabulary's entries, above (or below) which `check_casing` takes it for one of a
 # cased, an uncased or an accent-keeping model. All of Google's stay far from them: in the uncased
@@ -132,7 +138,7 @@ def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
     decide, because a few such entries are in every vocabulary, and bracketed ones do not count. A
     script without case says nothing about casing.
     """
-    words = [word.removeprefix("##") for word in vocab if not _BRACKETED.fullmatch(word)]
+    words = [word.removeprefix("##") for word in vocab if not BRACKETED.fullmatch(word)]
     cased = [word for word in words if _has_case(word)]
     capitals = sum(word != word.lower() for word in cased)
     found = f"{capitals} of {len(cased)} entries with case"
@@ -196,6 +202,26 @@ def whitespace_tokenize(text):
     return text.split()
 
 
+class AddedToken(NamedTuple):
+    """A token that a vocabulary has beside those of its file, as transformers adds them.
+
+    content      the token
+    index        its id, which may be that of a [unused…] entry
+    normalized   it is found in the text after cleaning, lower-casing and stripping of accents,
+                 which change its own letters alike; otherwise just as it is written
+    single_word  it is found only where no letter or digit touches it
+    is_whole     it is found before a text is split, so that it stays whole
+    is_entry     it is an entry for WordPiece too, like those of the file
+    """
+
+    content: str
+    index: int
+    normalized: bool = False
+    single_word: bool = False
+    is_whole: bool = True
+    is_entry: bool = False
+
+
 class FullTokenizer:
     """Text to WordPieces: `BasicTokenizer`, then `WordpieceTokenizer`, with a cache.
 
@@ -206,17 +232,35 @@ class FullTokenizer:
       never_split: markers of the vocabulary, e.g. ["[E1]", "[/E1]"], that stay whole wherever they
         stand in a text; or one str with commas between them; or "all": every bracketed entry.
         Without it, markers are split at their punctuation, as in Google's code.
+      added_tokens: AddedTokens that the vocabulary has beside those of its file.
 
     `vocab` maps tokens to ids, `inv_vocab` ids to tokens; do not modify them. `never_split` is the
-    tuple of markers. `split_markers` is the set of the vocabulary's bracketed entries that were met
-    in texts and split.
+    tuple of all that stays whole: markers, and AddedTokens; `whole` is the set of their texts, and
+    `keeps_all` says whether every bracketed entry was asked for. `has_new_entries` says whether
+    WordPiece knows entries that the file lacks. `split_markers` is the set of the
+    vocabulary's bracketed entries that were met in texts and split.
 
-    Raises what `load_vocab` does, and ValueError if [UNK], [CLS] or [SEP] is missing, or if a
-    marker is not an entry of the vocabulary.
+    Raises what `load_vocab` does, and ValueError if [UNK], [CLS] or [SEP] is missing, if a marker
+    is not an entry of the vocabulary, or if an added token has the id of another one.
     """
 
-    def __init__(self, vocab_file, do_lower_case=True, strip_accents=None, never_split=()):
-        self.vocab = load_vocab(vocab_file)
+    def __init__(
+        self,
+        vocab_file,
+        do_lower_case=True,
+        strip_accents=None,
+        never_split=(),
+        added_tokens: Iterable[AddedToken] = (),
+    ):
+        self.added_tokens = tuple(added_tokens)
+        self._arguments = vocab_file, do_lower_case, strip_accents, never_split, self.added_tokens
+        self.vocab = entries = load_vocab(vocab_file)
+        if self.added_tokens:
+            self.vocab = _with_added_tokens(entries, self.added_tokens, vocab_file)
+        # Where one is an entry, all are: the vocab.txt that will be written must have no gaps.
+        self.has_new_entries = any(token.is_entry for token in self.added_tokens)
+        if self.has_new_entries:
+            entries = self.vocab
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in self.vocab]
         if missing:
             raise ValueError(
@@ -225,11 +269,18 @@ class FullTokenizer:
             )
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
         self.do_lower_case = do_lower_case
-        self.never_split = self._markers_of(never_split, vocab_file)
+        markers = self._markers_of(never_split, vocab_file)
+        # One of them may have taken the place of a [unused…] entry that is among them.
+        whole = [
+            token for token in self.added_tokens if token.is_whole and token.content in self.vocab
+        ]
+        self.never_split = (*markers, *(token for token in whole if token.content not in markers))
+        self.keeps_all = never_split == "all"
+        self.whole = {*markers, *(token.content for token in whole)}
         self.split_markers = set()
         self._has_warned = False
         self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, self.never_split)
-        self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
+        self.wordpiece_tokenizer = WordpieceTokenizer(entries)
         self._ids_of_word = _Memory(self._encode_word)
         self._words_of_char = _Memory(self.basic_tokenizer._clean_and_space)
         self._form_of_char = _Memory(self._char_form)
@@ -237,7 +288,7 @@ class FullTokenizer:
     def _markers_of(self, never_split, vocab_file):
         """The argument `never_split` as a tuple. Raises ValueError."""
         if never_split == "all":
-            return tuple(token for token in self.vocab if _BRACKETED.fullmatch(token))
+            return tuple(token for token in self.vocab if BRACKETED.fullmatch(token))
         if isinstance(never_split, str):
             never_split = filter(None, map(str.strip, never_split.split(",")))
         markers = tuple(never_split or ())
@@ -248,6 +299,11 @@ class FullTokenizer:
                 f"unused one, such as [unused1]"
             )
         return markers
+
+    def with_tokens(self, tokens: Iterable[AddedToken]) -> "FullTokenizer":
+        """A tokenizer with these AddedTokens besides. Raises ValueError."""
+        *others, added_tokens = self._arguments
+        return FullTokenizer(*others, (*added_tokens, *tokens))
 
     def take_num_long_words(self):
         """How many words were too long and became [UNK] since the last call."""
@@ -272,13 +328,13 @@ class FullTokenizer:
         if not text.isprintable():  # fast; printable text has no control characters
             text = _DROPPED_WHITESPACE.sub("", text)
         if "[" in text or "<" in text:  # rare in most texts
-            self.split_markers.update(filter(self._is_split, _BRACKETED.findall(text)))
+            self.split_markers.update(filter(self._is_split, BRACKETED.findall(text)))
         if not self.never_split:
             return list(self._encode_words(text.split()))
 
         ids = []
-        for part, is_marker in self.basic_tokenizer.parts(text):
-            ids += [self.vocab[part]] if is_marker else self._encode_words(part.split())
+        for part, marker in self.basic_tokenizer.parts(text):
+            ids += [self.vocab[marker]] if marker else self._encode_words(part.split())
         return ids
 
     def char_spans(self, word):
@@ -288,8 +344,8 @@ class FullTokenizer:
         """
         spans = []
         start = 0
-        for part, is_marker in self.basic_tokenizer.parts(word):
-            if is_marker:
+        for part, marker in self.basic_tokenizer.parts(word):
+            if marker:
                 spans.append((start, start + len(part)))
             else:
                 spans += self._spans_of_part(part, start)
@@ -330,7 +386,7 @@ class FullTokenizer:
         return convert_ids_to_tokens(self.inv_vocab, ids)
 
     def _is_split(self, marker):
-        return marker in self.vocab and marker not in self.never_split
+        return marker in self.vocab and marker not in self.whole
 
     def _encode_words(self, words):
         return itertools.chain.from_iterable(map(self._ids_of_word.__getitem__, words))
@@ -357,29 +413,72 @@ class BasicTokenizer:
       strip_accents: decompose each token (NFD) and drop its combining marks (category Mn), which
         also splits hangul into its letters; None means the value of `do_lower_case`, as in Google's
         code.
-      never_split: a sequence of str that stay whole tokens, as they are, wherever they stand.
+      never_split: a sequence of str that stay whole tokens, as they are, wherever they stand; or of
+        AddedTokens, which say where.
     """
 
     def __init__(self, do_lower_case=True, strip_accents=None, never_split=()):
         self.do_lower_case = do_lower_case
         self.strip_accents = do_lower_case if strip_accents is None else strip_accents
-        # Of two markers that begin alike the longer one is tried first.
-        markers = sorted(never_split, key=len, reverse=True)
-        self._marker = re.compile(f"({'|'.join(map(re.escape, markers))})") if markers else None
+        tokens = [
+            AddedToken(token, -1) if isinstance(token, str) else token for token in never_split
+        ]
+        self._marker = _any_of([token for token in tokens if not token.normalized])
+        # Those that are looked for in the text as it becomes, by their own form.
+        self._form_of_char = _Memory(self._normalize)
+        forms = {self._form(token.content): token for token in tokens if token.normalized}
+        self._token_of_form = {form: token.content for form, token in forms.items()}
+        self._form_marker = _any_of([token._replace(content=form) for form, token in forms.items()])
 
     def tokenize(self, text):
         """Returns the tokens of `text` (str, or bytes in UTF-8) as a list of str."""
         split_tokens = []
-        for part, is_marker in self.parts(convert_to_unicode(text)):
-            split_tokens += [part] if is_marker else self._tokenize_part(part)
+        for part, marker in self.parts(convert_to_unicode(text)):
+            split_tokens += [marker] if marker else self._tokenize_part(part)
         return split_tokens
 
     def parts(self, text):
-        """Returns `text` cut at its markers: a list of (part, whether it is a marker)."""
+        """Returns `text` cut at its markers: a list of (part, marker), the marker "" between them.
+
+        As in the tokenizers library, those that are found as they are written go first.
+        """
         if self._marker is None:
-            return [(text, False)]
+            return self._parts_by_form(text)
+        parts = []
         # With a group in the pattern, every second part is what it matched.
-        return [(part, index % 2 == 1) for index, part in enumerate(self._marker.split(text))]
+        for index, part in enumerate(self._marker.split(text)):
+            parts += [(part, part)] if index % 2 else self._parts_by_form(part)
+        return parts
+
+    def _parts_by_form(self, text):
+        """As `parts`, for the markers that are found in the text's form."""
+        if self._form_marker is None:
+            return [(text, "")]
+        forms = [self._form_of_char[char] for char in text]
+        matches = list(self._form_marker.finditer("".join(forms)))
+        if not matches:
+            return [(text, "")]
+
+        # Where in the form each character's own begins; that of a dropped one is empty.
+        starts = list(accumulate(map(len, forms), initial=0))
+        parts = []
+        done = 0
+        for match in matches:
+            start = bisect_right(starts, match.start(), hi=len(text)) - 1
+            end = bisect_right(starts, match.end() - 1, hi=len(text))
+            parts += [(text[done:start], ""), (text[start:end], self._token_of_form[match[0]])]
+            done = end
+        return [*parts, (text[done:], "")]
+
+    def _form(self, text):
+        return "".join(map(self._form_of_char.__getitem__, text))
+
+    def _normalize(self, char):
+        """What becomes of a character before the text is split; "" if it is dropped."""
+        form = self._clean_and_space(char)
+        if self.do_lower_case:
+            form = form.lower()
+        return _without_accents(form) if self.strip_accents else form
 
     def _tokenize_part(self, text):
         """The tokens of a text without markers."""
@@ -402,7 +501,7 @@ class BasicTokenizer:
 
     def _tokenize_chinese_chars(self, text):
         """Puts spaces around every CJK character."""
-        return _CJK_CHAR.sub(r" \g<0> ", text)
+        return CJK_CHAR.sub(r" \g<0> ", text)
 
     def _run_split_on_punc(self, text):
         """Makes each punctuation character a token, and the text between two of them another."""
@@ -466,6 +565,37 @@ class _Memory(dict):
                 self.clear()
             self[argument] = result
         return result
+
+
+def _any_of(tokens):
+    """The pattern of a text's AddedTokens, one group; None for none of them."""
+    # Of two that begin alike the longer one is tried first.
+    tokens = sorted(tokens, key=lambda token: len(token.content), reverse=True)
+    patterns = [
+        rf"(?<!{_WORD_CHAR}){re.escape(token.content)}(?!{_WORD_CHAR})"
+        if token.single_word
+        else re.escape(token.content)
+        for token in tokens
+        if token.content
+    ]
+    return re.compile(f"({'|'.join(patterns)})") if patterns else None
+
+
+def _with_added_tokens(vocab, added_tokens, vocab_file):
+    """`vocab` with the tokens at their ids, in the order of ids. Raises ValueError."""
+    tokens = {index: token for token, index in vocab.items()}
+    for token in added_tokens:
+        other = tokens.get(token.index, "")
+        if UNUSED.fullmatch(other):
+            other = ""
+        index = vocab.get(token.content, token.index)
+        if other not in ("", token.content) or index != token.index:
+            raise ValueError(
+                f"the added token {token.content} has the id {token.index}, but in {vocab_file} "
+                f"it is {other or index}: they belong to different models"
+            )
+        tokens[token.index] = token.content
+    return {token: index for index, token in sorted(tokens.items())}
 
 
 def _has_case(text):

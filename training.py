@@ -5,6 +5,7 @@ hands both to `train` and `predict` with two functions of its own: one makes a b
 features, one computes the loss or the outputs of a batch.
 """
 
+import argparse
 import atexit
 import contextlib
 import inspect
@@ -19,6 +20,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,6 +36,7 @@ import precision
 import tokenization
 from checkpoint import (
     TASKS,
+    Folder,
     check_output_dir,
     checkpoints,
     find_start,
@@ -56,11 +59,13 @@ from data import (
     step_examples,
     token_batches,
 )
-from files import FolderLock
-from optimization import create_optimizer
+from files import FolderLock, Tally
+from modeling import BertConfig, add_word_rows
+from optimization import BERTAdam, create_optimizer
 from padding import BatchBuffer, PackedInputs, map_batch, to_device
 from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
+from vocabulary import read_new_tokens
 from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
 
 # --- device and ranks ----------------------------------------------------------------------------
@@ -92,7 +97,7 @@ class Runtime:
         if self.is_main:
             print(*values, flush=True)
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """The context in which matrix products are computed in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
@@ -130,7 +135,7 @@ class Runtime:
             dist.barrier()
 
 
-def setup(args) -> Runtime:
+def setup(args: argparse.Namespace) -> Runtime:
     """Chooses device, ranks and precision, and seeds the new weights.
 
     Flags that were not given are filled in from the folder of the weights. Raises ValueError for
@@ -186,7 +191,7 @@ def setup(args) -> Runtime:
     return runtime
 
 
-def follow_checkpoint_precision(args, runtime) -> None:
+def follow_checkpoint_precision(args: argparse.Namespace, runtime: Runtime) -> None:
     """Makes a run with --bf16 that will resume compute as its checkpoint did.
 
     Raises ValueError if that is bfloat16 and this machine has no instructions for it.
@@ -195,7 +200,7 @@ def follow_checkpoint_precision(args, runtime) -> None:
         precision.follow_checkpoint(runtime, recorded_precision(args.output_dir))
 
 
-def place_model(args, runtime, model) -> None:
+def place_model(args: argparse.Namespace, runtime: Runtime, model: torch.nn.Module) -> None:
     """Moves `model` to the run's device, and compiles its layers where --compile asks for it."""
     with memory_advice("the model alone needs more; use --no_cuda, or a GPU with more memory"):
         model.to(runtime.device)
@@ -203,13 +208,13 @@ def place_model(args, runtime, model) -> None:
         compile_layers(model)
 
 
-def compile_layers(model) -> None:
+def compile_layers(model: torch.nn.Module) -> None:
     """Fuses the small operations of each layer, in place: one compilation serves all layers."""
     for layer in model.bert.encoder.layer:
         layer.compile(dynamic=True)  # Every batch has another number of tokens.
 
 
-def print_resources(args, runtime, model) -> None:
+def print_resources(args: argparse.Namespace, runtime: Runtime, model: torch.nn.Module) -> None:
     """Prints where and how the run computes, and how much memory training will take."""
     size = sum(parameter.numel() for parameter in model.parameters())
     runtime.print(f"{device_summary(runtime)}, {size:,} parameters")
@@ -227,7 +232,7 @@ def print_resources(args, runtime, model) -> None:
 
 
 @contextlib.contextmanager
-def memory_advice(advice: str):
+def memory_advice(advice: str) -> Iterator[None]:
     """Makes an allocation that fails in its body a ValueError of one line with this advice."""
     try:
         yield
@@ -240,7 +245,7 @@ def memory_advice(advice: str):
         raise ValueError(f"out of memory on {where}: {advice}") from None
 
 
-def step_advice(args, runtime) -> str:
+def step_advice(args: argparse.Namespace, runtime: Runtime) -> str:
     """What to change if a step of training does not fit into memory."""
     parts = args.gradient_accumulation_steps
     rows = math.ceil(args.train_batch_size / (runtime.world_size * parts))
@@ -257,7 +262,7 @@ def step_advice(args, runtime) -> str:
     )
 
 
-def device_summary(runtime) -> str:
+def device_summary(runtime: Runtime) -> str:
     """Device, threads, ranks and precision, as in the first line of a run."""
     device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else "CPU"
     threads = count(torch.get_num_threads(), "thread")
@@ -273,12 +278,14 @@ def report_facts(runtime) -> dict[str, str]:
     }
 
 
-def count(number, noun) -> str:
+def count(number: int, noun: str) -> str:
     """ "1 rank", "2 ranks" """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def activation_bytes(config, rows, max_seq_length, masked_words=0) -> int:
+def activation_bytes(
+    config: BertConfig, rows: int, max_seq_length: int, masked_words: int = 0
+) -> int:
     """About how many bytes a step keeps of its forward pass, for `rows` without padding.
 
     Counts what autograd saves, in float32. For each token: 12 vectors of a layer's width and 2 of
@@ -294,7 +301,7 @@ def activation_bytes(config, rows, max_seq_length, masked_words=0) -> int:
     return layers + tokens * 12 * hidden + rows * masked_words * 12 * config.vocab_size
 
 
-def parallel(runtime, model):
+def parallel(runtime: Runtime, model: torch.nn.Module) -> torch.nn.Module:
     """`model` for several ranks, for several GPUs of one process, or as it is."""
     if runtime.world_size > 1:
         wrapper = torch.nn.parallel.DistributedDataParallel
@@ -353,7 +360,7 @@ def sum_gradients(_, bucket):
 # --- initial weights -----------------------------------------------------------------------------
 
 
-def resolve_init_checkpoint(args, **metadata) -> str | None:
+def resolve_init_checkpoint(args: argparse.Namespace, **metadata) -> str | None:
     """The path of the weights to load, or None for random ones, by `checkpoint.find_start`.
 
     Raises ValueError if the weights were trained with another casing, other labels or other files
@@ -365,20 +372,22 @@ def resolve_init_checkpoint(args, **metadata) -> str | None:
     refuse_contradictions(args, start)
     if not args.do_train:  # A new head may have other labels.
         order_of_labels(start, metadata.get("labels"))
-    if args.init_checkpoint and not start.source:
-        return args.init_checkpoint  # gone, though the run can resume; or without weights
+    if not start.source:
+        return args.init_checkpoint  # gone or not given, as the run resumes; or without weights
     if start.asked == args.output_dir and args.init_checkpoint not in (None, start.asked):
         flags.note(f"using the weights in {start.asked}, not those of --init_checkpoint")
     return start.asked if start.weights else start.source
 
 
-def make_tokenizer(args, weights) -> FullTokenizer:
-    """The tokenizer of --vocab_file and of the flags about text.
+def make_tokenizer(args: argparse.Namespace, weights: str | None) -> FullTokenizer:
+    """The tokenizer of --vocab_file, of the flags about text, and of the folder's added tokens.
 
     Without --never_split it keeps the markers whole that were whole when the weights were trained,
     and `args` says so afterwards. Raises ValueError if the casing does not suit the vocabulary, or
     if evaluation alone is given another --never_split.
     """
+    start = find_start(args)
+    added_tokens = start.added_tokens if start else ()
     trained_with = read_metadata(weights).get("never_split")
     if args.never_split is None:
         args.never_split = trained_with
@@ -389,14 +398,42 @@ def make_tokenizer(args, weights) -> FullTokenizer:
         )
     strip_accents = args.do_lower_case and args.strip_accents
     tokenizer = FullTokenizer(
-        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or ()
+        args.vocab_file, args.do_lower_case, strip_accents, args.never_split or (), added_tokens
     )
     tokenization.check_casing(args.vocab_file, tokenizer.vocab, args.do_lower_case, strip_accents)
+    flags.keep_tokenizer(args, tokenizer)
+    return tokenizer
+
+
+def add_tokens(args, runtime, model, tokenizer) -> FullTokenizer:
+    """The tokenizer with the words of --add_tokens, which get their rows in `model`, in place.
+
+    Raises ValueError for a file that cannot be followed, and if there is something to add for
+    evaluation alone.
+    """
+    if not args.add_tokens:
+        return tokenizer
+    num_rows = getattr(model, "bert", model).config.vocab_size
+    new = read_new_tokens(args.add_tokens, tokenizer, num_rows)
+    runtime.print(new.summary)
+    if new.rows and not args.do_train:
+        raise ValueError(
+            f"--add_tokens {args.add_tokens}: the weights lack {count(len(new.rows), 'word')} of "
+            f"it, which only training can add: leave it out, or train first"
+        )
+    tokenizer = tokenizer.with_tokens(new.tokens)
+    add_word_rows(model, new.rows)
+    flags.keep_tokenizer(args, tokenizer)
     return tokenizer
 
 
 def load_initial_weights(
-    model, path, runtime, head_may_be_new, labels=None, pooler_is_read=True
+    model: torch.nn.Module,
+    path: str | None,
+    runtime: Runtime,
+    head_may_be_new: bool,
+    labels: Sequence[str] | None = None,
+    pooler_is_read: bool = True,
 ) -> None:
     """Fills `model` from PyTorch weights or a TensorFlow checkpoint and prints what was left out.
 
@@ -432,7 +469,7 @@ def load_initial_weights(
         runtime.require_equal("the weights", values)
 
 
-def has_head_of_another_task(folder, model) -> bool:
+def has_head_of_another_task(folder: Folder, model: torch.nn.Module) -> bool:
     """Whether the classifier in a folder has the model's names but classifies something else."""
     own = TASKS.get(type(model).__name__)
     theirs = "classification" if folder.task == "regression" else folder.task
@@ -458,7 +495,7 @@ def load_without_classifier(model, path) -> tuple[list[str], list[str]]:
 EXPECTED = r"(classifier|qa_outputs|cls\.predictions|cls\.seq_relationship)\.|.*/(adam_[mv])$"
 
 
-def summary_of(names) -> str:
+def summary_of(names: Iterable[str]) -> str:
     """Names of tensors for one line: those of a head by its name alone, surprising ones in full."""
     groups = Counter()
     for name in names:
@@ -468,7 +505,9 @@ def summary_of(names) -> str:
     return ", ".join(counted) or "none"
 
 
-def order_outputs(model, folder, labels, runtime) -> None:
+def order_outputs(
+    model: torch.nn.Module, folder: Folder, labels: Sequence[str], runtime: Runtime
+) -> None:
     """Puts the outputs of a classifier into the order of `labels`, where its folder names them."""
     try:
         order = order_of_labels(folder, labels)
@@ -481,7 +520,9 @@ def order_outputs(model, folder, labels, runtime) -> None:
     runtime.print(f"the outputs {folder.labels} of {folder.path} are reordered as {list(labels)}")
 
 
-def print_features(runtime, name, tally, max_seq_length, tokenizer) -> None:
+def print_features(
+    runtime: Runtime, name: str, tally: Tally, max_seq_length: int, tokenizer: FullTokenizer
+) -> None:
     """Prints what became of the rows of a file, and how much there is to compute.
 
     `tally` is a files.Tally. Warns if the vocabulary seems to be the wrong one, and once if markers
@@ -514,14 +555,14 @@ class StepTotals(NamedTuple):
     weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=None) -> int:
+def train(args, runtime, model, examples, compute_loss, evaluator=None) -> int:
     """Trains `model` in place, from the newest checkpoint on. Returns the step of its weights.
 
-    `examples` is a data.TrainingExamples or an instances.Instances. make_batch(rows) makes the
-    batch of one part of a step. compute_loss(model, batch, totals) is that part's share of the
-    step's mean loss, i.e. a sum divided by StepTotals, so that parts and ranks add up to the loss
-    of the whole batch; make_batch is called in a thread, while the step before runs. `evaluator` is
-    an Evaluator, for a run that evaluates while it trains.
+    `examples` is a data.TrainingExamples or an instances.Instances, whose make_batch(rows) makes
+    the batch of one part of a step, in a thread, while the step before runs. compute_loss(model,
+    batch, totals) is that part's share of the step's mean loss, i.e. a sum divided by StepTotals,
+    so that parts and ranks add up to the loss of the whole batch. `evaluator` is an Evaluator, for
+    a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
@@ -529,14 +570,15 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
     scale = LossScale(args.loss_scale) if args.fp16 else None
 
     evaluator = evaluator or Evaluator(args)
-    key = resume_key(args, examples.fingerprint, evaluator.fingerprint)
+    config = getattr(model, "bert", model).config
+    key = resume_key(args, config, examples.fingerprint, evaluator.fingerprint)
     done = start = resume(args, runtime, model, optimizer, scale, key, evaluator)
     replica = parallel(runtime, model)
     model.train()
     train_step = make_train_step(args, runtime, replica, optimizer, scale, compute_loss)
     if args.compile:
         train_step = time_first_step(runtime, train_step)
-    prepare = partial(prepare_step, args, runtime, model, examples, make_batch)
+    prepare = partial(prepare_step, args, runtime, model, examples)
     batches = prefetched(prepare, range(start, steps))
 
     log = Log(args, runtime, start, steps, evaluator.evaluated)
@@ -578,7 +620,7 @@ def train(args, runtime, model, examples, make_batch, compute_loss, evaluator=No
     return evaluator.finish(runtime, model, done, steps)
 
 
-def num_steps(args, examples) -> tuple[int, int]:
+def num_steps(args: argparse.Namespace, examples) -> tuple[int, int]:
     """Steps of training and of warm-up, from the flags of steps or those of epochs."""
     if "num_train_steps" in args:
         return args.num_train_steps, args.num_warmup_steps
@@ -617,7 +659,7 @@ def resume(args, runtime, model, optimizer, scale, key, evaluator) -> int:
     return state["step"]
 
 
-def prepare_step(args, runtime, model, examples, make_batch, step):
+def prepare_step(args, runtime, model, examples, step):
     """What a step needs, made on the host: the seed of each part, a BatchBuffer of (parts, totals).
 
     It depends on its arguments alone, so that it can be made ahead.
@@ -628,7 +670,7 @@ def prepare_step(args, runtime, model, examples, make_batch, step):
     seeds = [dropout_seed(args.seed, step, number, runtime.rank) for number in range(len(parts))]
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # of this thread
-    return seeds, make_buffer(args, runtime, model, parts, totals, make_batch)
+    return seeds, make_buffer(args, runtime, model, parts, totals, examples.make_batch)
 
 
 def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
@@ -637,7 +679,7 @@ def make_buffer(args, runtime, model, parts, totals, make_batch) -> BatchBuffer:
     Raises ValueError for ids outside the model's tables.
     """
     with runtime.autocast():  # which decides how many rows a packed batch has
-        batches = tuple(make_batch(rows) for rows in parts)
+        batches = tuple(map(make_batch, parts))
     if not why_no_graphs(args, runtime):
         in_bucket = partial(PackedInputs.in_bucket, width=args.max_seq_length, multiple=BUCKET)
         batches = map_batch(in_bucket, batches, PackedInputs)
@@ -743,14 +785,14 @@ def sync_on_last(replica, micro_step, parts):
     return replica.no_sync() if distributed and not is_last else contextlib.nullcontext()
 
 
-def backward(loss, scale) -> None:
+def backward(loss: torch.Tensor, scale: "LossScale | None") -> None:
     """Adds the gradients of `loss`, scaled where there is a LossScale."""
     if scale:
         loss = loss * scale.value
     loss.backward()
 
 
-def optimizer_step(optimizer, scale) -> None:
+def optimizer_step(optimizer: BERTAdam, scale: "LossScale | None") -> None:
     """One step of the optimizer from the gradients of all ranks, which it clears."""
     # Reading the norm waits for the GPU; only float16, which may overflow, has to.
     if scale is None:
@@ -772,14 +814,14 @@ class LossScale:
     without an overflow. A `fixed` scale stays as it is.
     """
 
-    def __init__(self, fixed=0.0):
+    def __init__(self, fixed: float = 0.0):
         self.fixed = bool(fixed)
         self.value = fixed or 2.0**16
         self.used = self.value  # by the gradients of this step
         self.good_steps = 0
         self.skipped = 0
 
-    def update_and_check(self, norm) -> bool:
+    def update_and_check(self, norm: torch.Tensor) -> bool:
         """Adapts the scale to the gradients' `norm`; returns whether it is finite."""
         self.used = self.value
         finite = bool(torch.isfinite(norm))
@@ -913,7 +955,7 @@ class Evaluator:
 STEPS_BETWEEN_READS = 10  # on a GPU, where reading a loss waits for it
 
 
-def may_read_losses(runtime, done) -> bool:
+def may_read_losses(runtime: Runtime, done: int) -> bool:
     """Whether the losses are read after this many steps even if no checkpoint is due."""
     return runtime.device.type != "cuda" or done % STEPS_BETWEEN_READS == 0
 
@@ -946,7 +988,7 @@ class StopSignals:
     are answered on the main rank as soon as they come.
     """
 
-    def __init__(self, args, runtime):
+    def __init__(self, args: argparse.Namespace, runtime: Runtime):
         self.received = 0
         self.output_dir = args.output_dir
         self.is_main = runtime.is_main
@@ -981,9 +1023,8 @@ class StopSignals:
 
     def _answer(self, line):
         if self.is_main:
-            bars_end = "\n" if sys.stderr.isatty() else ""
-            # Not print: a signal may come while another line is being printed.
-            os.write(2, f"{bars_end}{line}\n".encode())
+            bars_end = "\n" if sys.stderr and sys.stderr.isatty() else ""
+            flags.write_error(bars_end + line)
 
 
 def end_stopped_run(args, runtime, log, signals, done) -> None:

@@ -15,12 +15,17 @@ import pickle
 import re
 import zipfile
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import crc32c
 import numpy as np
 
 from files import WEIGHT_FILES, atomic_write, wrong_file
+
+if TYPE_CHECKING:
+    import torch
 
 # Key in the metadata of our .safetensors files: a checksum for each tensor, which the format lacks.
 CHECKSUMS = "crc32c"
@@ -102,14 +107,14 @@ def standard_state_dict(state_dict: dict, source: str) -> dict:
     return tensors
 
 
-def refuse_untied(tensors, source) -> None:
+def refuse_untied(tensors: Iterable[str], source: str | os.PathLike) -> None:
     """Raises ValueError for a masked-LM head that has a table of its own."""
     for copy, original in TIED.items():
         if copy in tensors:
             raise ValueError(f"{source}: {copy} differs from {original}, which BERT ties it to")
 
 
-def what_it_holds(names) -> str:
+def what_it_holds(names: Iterable[str]) -> str:
     """A name that a file holds instead of those of BERT, and what it means, for a message."""
     for name in names:
         for pattern, meaning in FOREIGN_NAMES:
@@ -119,7 +124,11 @@ def what_it_holds(names) -> str:
     return f"; it holds {first}" if first else "; it holds nothing"
 
 
-def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[str], list[str]]:
+def load_weights(
+    model: "torch.nn.Module",
+    path_or_state_dict: str | os.PathLike | dict[str, "torch.Tensor"],
+    pooler_is_read: bool = True,
+) -> tuple[list[str], list[str]]:
     """Fills `model` from a file, a folder or a state dict; returns (unfilled, unused) names.
 
     Takes names as `standard_name` does, any floating-point type, and other heads. Only tensors of
@@ -154,7 +163,8 @@ def load_weights(model, path_or_state_dict, pooler_is_read=True) -> tuple[list[s
 
     # Other libraries save models for questions or masked words without a pooler.
     if any(not name.startswith("bert.") for name in targets):
-        pooler_is_read = bool(fitting & {"classifier.weight", "cls.seq_relationship.weight"})
+        readers = fitting & {"classifier.weight", "cls.seq_relationship.weight"}
+        pooler_is_read = bool(readers) and getattr(model, "reads_pooler", True)
     for name in unfilled:
         if not name.startswith("bert."):
             continue
@@ -193,7 +203,7 @@ def _refuse_more(source, unused, model):
 # --- writing -------------------------------------------------------------------------------------
 
 
-def write_bin(path: str, arrays, size: int) -> None:
+def write_bin(path: str, arrays: Iterable[tuple[str, np.ndarray]], size: int) -> None:
     """Writes (name, float32 array) pairs as `torch.save` would write {name: tensor}.
 
     The pairs may come from a generator, which makes a few at a time. `size` is their number of
@@ -277,7 +287,7 @@ def write_safetensors(path: str, arrays: dict[str, np.ndarray]) -> None:
             raise OSError(str(error)) from None
 
 
-def fingerprint(state_dict) -> str:
+def fingerprint(state_dict: dict[str, "torch.Tensor"]) -> str:
     """A checksum of a state dict's names and values."""
     checksum = 0
     for name, tensor in sorted(state_dict.items()):
@@ -294,7 +304,7 @@ def _checksum(name, dtype, shape, data):
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_state_dict(path) -> dict:
+def read_state_dict(path: str | os.PathLike) -> dict[str, "torch.Tensor"]:
     """{name: tensor} from a .bin or .safetensors file, a folder with one, or a checkpoint of ours.
 
     Checksums are verified where the file has any, and only tensors are unpickled. Raises
@@ -306,7 +316,7 @@ def read_state_dict(path) -> dict:
     return weights
 
 
-def weights_in(folder) -> dict[str, str]:
+def weights_in(folder: str | os.PathLike) -> dict[str, str]:
     """{name: path} of the weights in a folder that PyTorch reads, the preferred ones first.
 
     A name is pytorch_model.bin, model.safetensors, or that of an index of several parts.
@@ -316,7 +326,7 @@ def weights_in(folder) -> dict[str, str]:
     return {name: path for name, path in paths.items() if os.path.exists(path)}
 
 
-def find_weight_files(path):
+def find_weight_files(path: str | os.PathLike) -> list[str]:
     """The files that `path` means: the file itself, a folder's, or the parts of a large model."""
     if os.path.isdir(path):
         found = weights_in(path)
@@ -382,7 +392,7 @@ def _read_file(path):
 
 
 @contextlib.contextmanager
-def damage_named(path, problem="damaged"):
+def damage_named(path: str | os.PathLike, problem: str = "damaged") -> Iterator[None]:
     """Turns whatever a reader raises on damaged bytes into a ValueError that names the file."""
     try:
         yield
@@ -398,7 +408,7 @@ def damage_named(path, problem="damaged"):
         raise ValueError(f"{path} is {problem}: {reason}") from None
 
 
-def read_archive(path, mmap=False):
+def read_archive(path: str | os.PathLike, mmap: bool = False) -> object:
     """`torch.load` of plain values, with the archive's checksums verified, which that ignores.
 
     Raises ValueError where one is wrong, and whatever `torch.load` raises.

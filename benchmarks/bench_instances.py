@@ -9,6 +9,11 @@
 Speed is measured in processor time, so the figures are those of one core. The instances of "plain"
 and "ours" are checked to be equal. Memory is the largest resident set of the command's process and,
 with --stream, of its worker.
+
+The formats of files are compared by their size, the time to open one, and the time to read rows at
+random: this project's, TFRecord as Google writes it, and a plain .npy, in which every row has the
+padded features side by side in int32. The files are in the page cache, and some rows are checked to
+be equal. Reading ours and TFRecord verifies checksums, which a .npy has not.
 """
 
 import common
@@ -28,12 +33,16 @@ import tempfile  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pretraining_text  # noqa: E402
 
 import create_pretraining_data  # noqa: E402
+from instances import FEATURES, InstanceFile, TFRecordFile  # noqa: E402
 from tokenization import BasicTokenizer, FullTokenizer, WordpieceTokenizer  # noqa: E402
 
 SETTINGS = 128, args.dupe_factor, 0.1, 0.15, 20
+WIDTHS = {name: 20 if "masked" in name else 128 for name in FEATURES} | {"next_sentence_labels": 1}
+READS = 3000  # rows at random in each round
 OURS = create_pretraining_data.create_masked_lm_predictions
 
 
@@ -152,6 +161,64 @@ def child(arguments):
     print(common.peak_memory(), workers)
 
 
+class PlainFile:
+    """Rows of a .npy file as an InstanceFile gives them."""
+
+    def __init__(self, path):
+        self.rows = np.load(path, mmap_mode="r")
+
+    def __getitem__(self, index):
+        parts = np.split(self.rows[index], np.cumsum(list(WIDTHS.values()))[:-1])
+        row = dict(zip(WIDTHS, parts))
+        masked = np.count_nonzero(row["masked_lm_weights"])
+        tokens = np.count_nonzero(row["input_mask"])
+        return {
+            name: values[: masked if "masked" in name else tokens] for name, values in row.items()
+        }
+
+
+def formats(folder, chosen, size, rounds):
+    """[format, MB, bytes per instance, ms to open, µs per random row] of each format."""
+    text = folder / "text.txt"
+    pretraining_text.write(text, chosen, size)
+    paths = {name: folder / name for name in ("instances", "tfrecord", "npy")}
+    for name in ("instances", "tfrecord"):
+        common.progress(f"writing {name}")
+        create_pretraining_data.main([*command(text, paths[name]), f"--output_format={name}"])
+    ours = InstanceFile(paths["instances"])
+    padded = np.zeros((len(ours), sum(WIDTHS.values())), "<i4")
+    starts = dict(zip(WIDTHS, np.cumsum([0, *WIDTHS.values()])))
+    for number, row in enumerate(ours):
+        for name, values in row.items():
+            padded[number, starts[name] : starts[name] + len(values)] = values
+    with open(paths["npy"], "wb") as file:
+        np.save(file, padded)
+
+    openers = {"instances": InstanceFile, "tfrecord": TFRecordFile, "npy": PlainFile}
+    files = {name: opener(paths[name]) for name, opener in openers.items()}
+    order = np.random.default_rng(0).integers(0, len(ours), (rounds, READS)).tolist()
+    for index in order[0][:100]:
+        first, *others = [file[index] for file in files.values()]
+        for name, values in first.items():
+            assert all(values.tolist() == other[name].tolist() for other in others)
+
+    def opening(name):
+        return lambda _: openers[name](paths[name])
+
+    def reading(name):
+        return lambda number: [files[name][index] for index in order[number]]
+
+    opened = common.interleave({name: opening(name) for name in openers}, rounds)
+    read = common.interleave({name: reading(name) for name in openers}, rounds)
+    rows = []
+    for name, path in paths.items():
+        written = path.stat().st_size
+        times = 1e3 * common.spread(opened[name])["median"], common.spread(read[name])["median"]
+        cells = [f"{written / 1e6:.1f}", f"{written / len(ours):.0f}", f"{times[0]:.2f}"]
+        rows.append([name, *cells, f"{1e6 / READS * times[1]:.0f}"])
+    return rows
+
+
 def main():
     if args.child:
         child(args.child.split("\n"))
@@ -160,7 +227,10 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size, rounds = (2e5, 3) if args.quick else (2e6, args.rounds)
-        figures = {"speed": speed(folder, chosen, size, rounds)}
+        rows = formats(folder, chosen, size, rounds)
+        header = ["format", "MB", "bytes per instance", "ms to open", "µs per random row"]
+        common.table(f"Files of instances, {args.dupe_factor} passes", header, rows)
+        figures = {"formats": rows, "speed": speed(folder, chosen, size, rounds)}
         large = min(args.large_mb, 30) if args.quick else args.large_mb
         cases = {"all at once": [memory(folder, chosen, 10)]}
         cases["--stream"] = [memory(folder, chosen, size, "--stream") for size in (10, large)]

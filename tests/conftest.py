@@ -127,6 +127,17 @@ def squad(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tagging(tmp_path_factory):
+    """A folder with 13 training, 7 dev and 5 test sentences in CoNLL columns."""
+    folder = tmp_path_factory.mktemp("tagging")
+    for name, number in (("train", 13), ("dev", 7), ("test", 5)):
+        text = (SAMPLES / "tagging" / f"{name}.txt").read_text("utf-8")
+        sentences = text.split("\n\n")[: number + 1]  # and a -DOCSTART- line
+        (folder / f"{name}.txt").write_text("\n\n".join(sentences) + "\n", "utf-8")
+    return folder
+
+
 @pytest.fixture
 def call(monkeypatch, capfd):
     """call(module, *flags) runs a script in this process with these flags; returns an Outcome."""

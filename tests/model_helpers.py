@@ -9,6 +9,7 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     load_weights,
 )
@@ -23,7 +24,11 @@ TINY = {
     "type_vocab_size": 3,
 }
 BATCH, WIDTH = 13, 7
-HEADS = (BertForPreTraining, BertForSequenceClassification, BertForQuestionAnswering)
+HEADS = (
+    BertForPreTraining, BertForSequenceClassification, BertForQuestionAnswering,
+    BertForTokenClassification,
+)  # fmt: skip
+WITHOUT_POOLER = (BertForQuestionAnswering, BertForTokenClassification)
 
 
 # How far an independent float32 implementation is from Google's: losses 16 roundings, norms 170,
@@ -58,6 +63,10 @@ def tiny_loss(model):
         return model(*inputs, targets % model.num_labels)[0]
     if isinstance(model, BertForQuestionAnswering):
         return model(*inputs, targets % 2, targets % 3)[0]
+    if isinstance(model, BertForTokenClassification):
+        labels = torch.full(inputs[0].shape, -100)
+        labels[:, 0], labels[::2, 1] = targets % 2, 1  # some of them on padding
+        return model(*inputs, labels)[0]
     positions = torch.stack([targets % 2, targets % 3], 1)
     weights = inputs[2].gather(1, positions).float()
     return model(*inputs, positions, positions + 5, weights, targets % 2)[0]

@@ -21,7 +21,14 @@ from create_pretraining_data import (
     read_stripped_lines,
     truncate_seq_pair,
 )
-from instances import BLOCK, InstanceFile, TFRecordFile, encode_instance, write_instances
+from instances import (
+    BLOCK,
+    InstanceFile,
+    TFRecordFile,
+    encode_instance,
+    write_instances,
+    write_tfrecord,
+)
 from tokenization import FullTokenizer
 
 SCRIPT = Path(create_pretraining_data.__file__)
@@ -402,6 +409,52 @@ def test_tfrecord(tmp_path):
         (tmp_path / "y").write_bytes(cut)
         with pytest.raises(ValueError, match="y: record [0-9]+: "):
             list(TFRecordFile(tmp_path / "y"))
+
+
+@pytest.mark.parametrize("name", ["f39e881", "eedf571_wwm"])
+def test_tensorflow_reads_our_records_as_googles(name, bert_dir, goldens, tmp_path):
+    """--output_format tfrecord: the features of Google's records, in the same files."""
+    tf = pytest.importorskip("tensorflow")
+    outputs = [tmp_path / f"{index}.tfrecord" for index in range(3)]
+    result = run(
+        *(["--do_whole_word_mask"] if "wwm" in name else []), "--output_format=tfrecord",
+        dupe_factor=5, input_file=goldens / "sample_text.txt", vocab_file=bert_dir / "vocab.txt",
+        output_file=",".join(map(str, outputs)),
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    records = np.load(goldens / f"pretrain_records_{name}.npz")
+    wanted_types = {
+        key: tf.io.FixedLenFeature(
+            records[key].shape[1:], tf.float32 if "weights" in key else tf.int64
+        )
+        for key in records
+    }
+    for index, output in enumerate(outputs):
+        # As Google's run_pretraining.py reads them, every feature of a fixed length.
+        found = [
+            tf.io.parse_single_example(record, wanted_types)
+            for record in tf.data.TFRecordDataset(str(output))
+        ]
+        assert len(found) == len(records["input_ids"][index::3])
+        for key in records:
+            values = np.array([example[key].numpy() for example in found])
+            np.testing.assert_array_equal(values, records[key][index::3], key)
+        assert len(TFRecordFile(output)) == len(found)
+    example = tf.train.Example.FromString(next(iter(tf.data.TFRecordDataset(str(output)))).numpy())
+    assert set(example.features.feature) == set(records)
+
+
+def test_our_records_are_what_they_were_made_from(tmp_path):
+    """Large ids and a stream's shards, read again."""
+    rows = [encode_instance(**row) for row in instance_rows(20)]
+    rows += [encode_instance([70000, 1, 2**21], [0, 0, 1], [1], [2**28], 1)]
+    write_tfrecord(tmp_path / "x", rows, 128, 20)
+    write_instances(tmp_path / "y", rows, 128, 20, 2**29)
+    file = TFRecordFile(tmp_path / "x")
+    assert (file.max_seq_length, file.max_predictions_per_seq) == (128, 20)
+    for ours, again in zip(InstanceFile(tmp_path / "y"), file, strict=True):
+        for name, values in ours.items():
+            np.testing.assert_array_equal(values, again[name])
 
 
 def test_other_tfrecords(tmp_path):

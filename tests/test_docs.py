@@ -195,6 +195,7 @@ def write_data(sandbox, mrpc):
     for name, dataset in datasets.items():
         (folder / f"SQUAD/{name}.json").write_text(json.dumps(dataset), "utf-8")
 
+    shutil.copytree(SAMPLES / "tagging", sandbox.clone / "samples/tagging")
     rows = ["The soup was cold.\tnegative", "A fine evening.\tpositive"] * 16
     (folder / "reviews").mkdir()
     for file in ("train.tsv", "dev.tsv"):
@@ -281,7 +282,8 @@ def test_script_and_flags_exist(path, command):
 
 
 @pytest.mark.parametrize(
-    "script", ["run_classifier", "run_squad", "run_pretraining", "extract_features"]
+    "script",
+    ["run_classifier", "run_squad", "run_tagger", "run_pretraining", "extract_features"],
 )
 def test_flags_parse(script, monkeypatch):
     """Every command of a driver, with what "…" leaves out. The files need not exist."""
@@ -292,6 +294,7 @@ def test_flags_parse(script, monkeypatch):
             check(flag, value)
 
     monkeypatch.setattr(flags.Flag, "check", check_all_but_files)
+    monkeypatch.setattr(run_classifier, "check_files", lambda args: None)
     monkeypatch.setattr(run_classifier, "load_processor", lambda text: SimpleNamespace(name=text))
     module = importlib.import_module(script)
     found = 0

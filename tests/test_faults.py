@@ -132,7 +132,7 @@ def test_a_configuration_that_was_changed_stops_the_run(zygote, jobs, tmp_path):
     zygote.run(command, [(WEIGHTS, 1, 0.0, signal.SIGKILL)], hold=True)
     config.write_text(json.dumps({**values, "hidden_dropout_prob": 0.2}), "utf-8")
     ended = zygote.run(command)
-    assert ended.status == 2 and "(content of --bert_config_file was " in ended.last_line
+    assert ended.status == 2 and "(meaning of --bert_config_file was " in ended.last_line
 
 
 def test_half_written_checkpoints_are_cleared_away(zygote, jobs, tmp_path):

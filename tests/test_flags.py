@@ -17,13 +17,15 @@ import predict
 import run_classifier
 import run_pretraining
 import run_squad
+import run_tagger
+from configuration import BertConfig
 
 SCRIPTS = {
     module.__name__: module
     for module in (
         convert_pytorch_checkpoint_to_tf, convert_tf_checkpoint_to_pytorch,
         create_pretraining_data, extract_features, predict, run_classifier, run_pretraining,
-        run_squad,
+        run_squad, run_tagger,
     )
 }  # fmt: skip
 # Files that exist are enough for parse_args.
@@ -249,6 +251,7 @@ DECIDE_IN = {
         "align_answers", "compute_padding", "doc_stride", "max_query_length", "num_train_epochs",
         "version_2_with_negative", "warmup_proportion",
     },
+    "run_tagger": {"compute_padding", "num_train_epochs", "warmup_proportion"},
     "run_pretraining": {"max_predictions_per_seq", "num_train_steps", "num_warmup_steps"},
 }  # fmt: skip
 
@@ -258,12 +261,14 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     more = {
         "run_classifier": ["--task_name=MRPC", f"--data_dir={SAMPLES / 'MRPC'}"],
         "run_squad": [f"--train_file={__file__}"],
+        "run_tagger": [f"--data_dir={SAMPLES / 'tagging'}"],
         "run_pretraining": ["--input_file=i"],
     }
     args = SCRIPTS[script].parse_args([*NEEDED, *more[script], "--do_train", "--use_tpu=False"])
-    key = checkpoint.resume_key(args, 0).keys()
+    config = BertConfig(vocab_size=9)
+    key = checkpoint.resume_key(args, config, 0).keys()
     assert key == {
-        *DECIDE, *DECIDE_IN[script], "content of --bert_config_file", "content of --vocab_file",
+        *DECIDE, *DECIDE_IN[script], "meaning of --bert_config_file", "content of --vocab_file",
         "content of --init_checkpoint", "training examples",
     }  # fmt: skip
     # With --keep_best or --patience what is evaluated, and when, decides the result too.
@@ -274,7 +279,7 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     }[script] | {"eval_steps", "max_eval_examples", "examples to evaluate"}
     for name, value in (("keep_best", True), ("patience", 3)):
         setattr(args, name, value)
-        assert checkpoint.resume_key(args, 0, 0).keys() - key == evaluation
+        assert checkpoint.resume_key(args, config, 0, 0).keys() - key == evaluation
         setattr(args, name, None)
     # One flag's name stands for it in all scripts that train.
     for flag in declared(script):

@@ -302,6 +302,22 @@ def test_nothing_of_the_start_is_left(unfinished, trained, mrpc, call):
     assert_same_weights(unfinished, trained)
 
 
+def test_a_start_need_not_be_given_again(unfinished, trained, tiny_model, mrpc, call):
+    """Nor what came from its folder. The next checkpoints still say what the start was."""
+    given = command(mrpc, "--do_train", f"--output_dir={unfinished}")
+    outcome = call(run_classifier, *given).ok()
+    assert f"resuming from {unfinished / 'checkpoint-4.pt'}" in outcome.out
+    assert_same_weights(unfinished, trained)
+    states = [torch.load(f / "checkpoint-6.pt", weights_only=True) for f in (unfinished, trained)]
+    assert states[0]["decisive"] == states[1]["decisive"]
+    # To begin anew from random weights is another run.
+    outcome = call(run_classifier, *given, "--overwrite_output_dir")
+    assert outcome.status == 2 and "required flags are missing: --bert_config_file" in outcome.err
+    given += [*model_flags(tiny_model)[:2], "--overwrite_output_dir"]
+    outcome = call(run_classifier, *given).ok()
+    assert "removing an earlier run" in outcome.out and "starts from random" in outcome.out
+
+
 def test_a_start_that_is_gone_is_missed_where_nothing_resumes(unfinished, tiny_model, mrpc, call):
     """It does not begin with random weights instead."""
     before = contents(unfinished)
@@ -323,13 +339,16 @@ def test_other_contents_are_noticed(name, unfinished, tiny_model, mrpc, tmp_path
         state = weights(moved)
         state["bert.pooler.dense.bias"] += 1
         torch.save(state, moved / name)
-    else:
+    elif name == "vocab.txt":
         (moved / name).write_text((moved / name).read_text("utf-8") + "\n", "utf-8")
+    else:
+        values = json.loads((moved / name).read_text("utf-8"))
+        (moved / name).write_text(json.dumps({**values, "initializer_range": 0.01}), "utf-8")
     outcome = call(
         run_classifier, *command(mrpc, "--do_train"), *model_flags(moved),
         f"--output_dir={unfinished}",
     )  # fmt: skip
-    assert outcome.status == 2 and f"(content of --{flag} was " in outcome.err
+    assert outcome.status == 2 and f" of --{flag} was " in outcome.err
 
 
 def test_checkpoints_of_earlier_versions_resume(unfinished, trained, tiny_model, mrpc, call):

@@ -25,12 +25,13 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     get_activation,
     load_weights,
 )
 from tf_checkpoint import write_checkpoint
-from tokenization import load_vocab
+from tokenization import AddedToken, load_vocab
 from training import Runtime, load_initial_weights
 from weights import read_state_dict, write_safetensors
 
@@ -197,6 +198,11 @@ KINDS = {
     "five classes": (BertForSequenceClassification, (5,), {"labels": FIVE}),
     "regression": (BertForSequenceClassification, (1,), {"labels": []}),
     "questions": (BertForQuestionAnswering, (), {}),
+    "tags": (
+        BertForTokenClassification,
+        (3,),
+        {"labels": ["O", "B-PER", "I-PER"], "task": "tagging"},
+    ),
     "pretraining": (BertForPreTraining, (), {}),
 }
 
@@ -222,7 +228,8 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     if labels:
         assert theirs.config.id2label == dict(enumerate(labels))
         assert theirs.config.label2id == {label: number for number, label in enumerate(labels)}
-        assert theirs.config.problem_type == "single_label_classification"
+        problem = None if kind == "tags" else "single_label_classification"
+        assert theirs.config.problem_type == problem
     elif labels == []:
         assert theirs.num_labels == 1 and theirs.config.problem_type == "regression"
 
@@ -239,7 +246,10 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     assert again.layer_norm_eps == epsilon
     back = new(model_class, again, *arguments, seed=2)
     unfilled, unused = load_weights(back, folder.source)
-    assert unused == [] and (kind == "questions" or unfilled == [])  # there without a pooler
+    without_pooler = kind in ("questions", "tags")  # there
+    assert unused == [] and (without_pooler or unfilled == [])
+    if kind == "tags":
+        assert folder.task == "tagging"
     assert torch.equal(logits(back, config), logits(model, config))
 
 
@@ -404,11 +414,18 @@ def test_added_tokens_are_found_in_all_three_places(tmp_path, base, config):
     word = (base / "vocab.txt").read_text("utf-8").split("\n")[20]
     classifier_folder(
         tmp_path, base, config, {"0": "a", "1": "b"}, added_tokens={"[E1]": 187},
-        tokenizer_config={"added_tokens_decoder": {"188": {"content": "[E2]"},
-                                                   "0": {"content": "[PAD]"}}},
         tokenizer={"added_tokens": [{"id": 189, "content": "[E3]"}, {"id": 20, "content": word}]},
+        special_tokens_map={"additional_special_tokens": ["[E1]", "[E4]"]},
     )  # fmt: skip
-    assert checkpoint.inspect_folder(tmp_path).added_tokens == ["[E1]", "[E2]", "[E3]"]
+    assert checkpoint.inspect_folder(tmp_path).added_tokens == (
+        AddedToken(word, 20, True), AddedToken("[E1]", 187), AddedToken("[E3]", 189, True),
+        AddedToken("[E4]", 190),
+    )  # fmt: skip
+    # As in transformers, the newest place for them counts alone.
+    decoder = {"188": {"content": "[E2]", "special": True}, "0": {"content": "[PAD]"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    (tmp_path / "special_tokens_map.json").unlink()
+    assert checkpoint.inspect_folder(tmp_path).added_tokens == (AddedToken("[E2]", 188),)
 
 
 # --- wrapped weights -----------------------------------------------------------------------------
@@ -620,12 +637,20 @@ def test_hub_modules_are_read(tmp_path, base, config, capsys):
     assert load_weights(target, tmp_path / "converted.bin") == ([], [])
 
 
-def test_object_checkpoints_are_named(tmp_path, base, config):
+@pytest.mark.parametrize("by_tensorflow", [False, True])
+def test_object_checkpoints_are_named(tmp_path, base, config, by_tensorflow):
     name = "encoder/layer_with_weights-0/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
-    write_checkpoint(str(tmp_path / "a.ckpt"), {name: np.ones((187, 24), np.float32)})
+    if by_tensorflow:
+        tf = pytest.importorskip("tensorflow")
+        place = tf.train.Checkpoint(embeddings=tf.Variable(tf.ones([187, 24])))
+        layers = tf.train.Checkpoint(**{"layer_with_weights-0": place})
+        tf.train.Checkpoint(encoder=layers).write(str(tmp_path / "a.ckpt"))
+    else:
+        write_checkpoint(str(tmp_path / "a.ckpt"), {name: np.ones((187, 24), np.float32)})
     with pytest.raises(ValueError) as caught:
         to_pytorch.load_tf_weights(BertModel(config), tmp_path / "a.ckpt")
     assert f"it holds {name}, of a TensorFlow 2 object checkpoint" in str(caught.value)
+    assert "convert_bert_original_tf2_checkpoint_to_pytorch.py" in str(caught.value)
 
 
 def test_a_pointer_instead_of_data(tmp_path, base, config):

@@ -21,6 +21,7 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     load_weights,
 )
@@ -33,6 +34,7 @@ LABELS = ["yes", "no", "perhaps"]
 MODELS = {
     "classifier": lambda config: BertForSequenceClassification(config, len(LABELS)),
     "squad": BertForQuestionAnswering,
+    "tagger": lambda config: BertForTokenClassification(config, len(LABELS)),
     "pretraining": BertForPreTraining,
     "bare": BertModel,
 }
@@ -202,7 +204,7 @@ def load(model, path, new_head=False):
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
-@pytest.mark.parametrize("kind", ["classifier", "squad", "pretraining"])
+@pytest.mark.parametrize("kind", ["classifier", "squad", "tagger", "pretraining"])
 def test_comes_in(tmp_path, config, form, kind):
     if form is our_safetensors:
         pytest.importorskip("safetensors")
@@ -234,7 +236,8 @@ def test_a_checkpoint_to_resume_from_comes_in(tmp_path, config, base):
 HEADS = {
     "BertModel": BertModel, "BertForPreTraining": BertForPreTraining, "BertForMaskedLM": None,
     "BertLMHeadModel": None, "BertForNextSentencePrediction": None, "BertForMultipleChoice": None,
-    "BertForSequenceClassification": MODELS["classifier"], "BertForTokenClassification": None,
+    "BertForSequenceClassification": MODELS["classifier"],
+    "BertForTokenClassification": BertForTokenClassification,
     "BertForQuestionAnswering": BertForQuestionAnswering,
 }  # fmt: skip
 
@@ -272,20 +275,23 @@ def test_transformers_models_come_in(tmp_path, config, head, attention):
 def test_transformers_reads_an_output_dir(tmp_path, config, base, kind, attention, safetensors):
     transformers = pytest.importorskip("transformers")
     model = new(config, kind)
-    labels = {"labels": LABELS} if kind == "classifier" else {}
+    labels = {"labels": LABELS} if kind in ("classifier", "tagger") else {}
     save(tmp_path / "out", model, config, base, safetensors=safetensors, **labels)
     if safetensors:
         (tmp_path / "out" / "pytorch_model.bin").unlink()
     theirs, info = getattr(transformers, type(model).__name__).from_pretrained(
         tmp_path / "out", output_loading_info=True, attn_implementation=attention
     )
-    unread = {n for n in model.state_dict() if "pooler" in n} if kind == "squad" else set()
+    no_pooler = kind in ("squad", "tagger")
+    unread = {n for n in model.state_dict() if "pooler" in n and no_pooler}
     assert set(info["unexpected_keys"]) == unread
     assert not info["missing_keys"] and not info["mismatched_keys"]
     assert roundings(outputs(model, config), their_outputs(theirs, config)) < 64
     if labels:
         assert list(theirs.config.id2label.values()) == LABELS
-        assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+        auto = "Sequence" if kind == "classifier" else "Token"
+        auto = getattr(transformers, f"AutoModelFor{auto}Classification")
+        assert auto.from_pretrained(tmp_path / "out")
 
 
 def test_a_regression_has_one_label_there(tmp_path, config, base):

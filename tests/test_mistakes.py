@@ -16,6 +16,7 @@ from wrong_inputs import (
     write_data,
     write_squad,
     write_tables,
+    write_tagging,
     write_texts,
     write_vocabularies,
     write_weights,
@@ -29,11 +30,13 @@ import predict
 import run_classifier
 import run_pretraining
 import run_squad
+import run_tagger
 import squad_metrics
 
 SCRIPTS = {
     "run_classifier": run_classifier,
     "run_squad": run_squad,
+    "run_tagger": run_tagger,
     "run_pretraining": run_pretraining,
     "extract": extract_features,
     "predict": predict,
@@ -45,7 +48,7 @@ SCRIPTS = {
 
 
 @pytest.fixture(scope="module")
-def paths(tiny_model, mrpc, squad, tmp_path_factory):
+def paths(tiny_model, mrpc, squad, tagging, tmp_path_factory):
     """{name: path} of everything that a row of mistakes.tsv may mention in braces.
 
     One name is not a path: tasks, the list of --task_name's values.
@@ -59,6 +62,7 @@ def paths(tiny_model, mrpc, squad, tmp_path_factory):
         ("vocab", write_vocabularies, tiny_model),
         ("weights", write_weights, tiny_model),
         ("squad", write_squad, squad),
+        ("tags", write_tagging, tagging),
         ("text", write_texts, tiny_model),
         ("tables", write_tables, tiny_model),
     ):
@@ -89,6 +93,9 @@ def right_command(script, paths):
         return [f"--train_file={paths['squad'] / 'good.json'}", *model_flags(paths["model"]),
                 "--max_seq_length=64", "--max_query_length=24", "--doc_stride=16", *small,
                 out]  # fmt: skip
+    if script == "run_tagger":
+        return [f"--data_dir={paths['tags']}/good", *model_flags(paths["model"]),
+                "--max_seq_length=48", *small, out]  # fmt: skip
     if script == "run_pretraining":
         return [f"--input_file={paths['text']}/good", *model_flags(paths["model"]),
                 "--max_seq_length=16", "--max_predictions_per_seq=2", "--num_train_steps=2",
@@ -226,11 +233,12 @@ def as_windows(source, folder):
     return folder / source.name
 
 
-@pytest.mark.parametrize("script", ("run_classifier", "run_squad"))
+@pytest.mark.parametrize("script", ("run_classifier", "run_squad", "run_tagger"))
 def test_windows_files_are_no_mistake(script, paths, call, tmp_path):
     """Nor is an empty context: the trained weights are the same, bit for bit."""
     (windows := tmp_path / "windows").mkdir()
-    for source in (paths["data"] / "good").iterdir():
+    good = paths["tags" if script == "run_tagger" else "data"] / "good"
+    for source in good.iterdir():
         as_windows(source, windows)
     dataset = json.loads((paths["squad"] / "good.json").read_text("utf-8"))
     qa = {"id": "none", "question": "?", "answers": [{"text": "a", "answer_start": 0}]}

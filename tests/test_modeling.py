@@ -16,6 +16,7 @@ from model_helpers import (
     HEADS,
     TINY,
     WIDTH,
+    WITHOUT_POOLER,
     golden,
     gradients,
     ints,
@@ -32,6 +33,7 @@ from modeling import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     get_activation,
     load_weights,
     masked_lm_loss,
@@ -247,6 +249,8 @@ def test_shapes_of_odd_sizes():
     assert list(classifier(*tiny_inputs()).shape) == [BATCH, 5]
     start, end = tiny(BertForQuestionAnswering)(*tiny_inputs())
     assert list(start.shape) == list(end.shape) == [BATCH, WIDTH]
+    tagger = BertForTokenClassification(BertConfig(**TINY), 5)
+    assert list(tagger(*tiny_inputs()).shape) == [BATCH, WIDTH, 5]
 
 
 @pytest.mark.numeric
@@ -265,6 +269,8 @@ def test_where_nothing_is_computed_outputs_are_constant():
     assert all((layer[padding] == 0).all() and layer[~padding].all() for layer in layers)
     for logits in tiny(BertForQuestionAnswering)(*inputs):
         assert (logits[padding] == MASKED_SCORE).all() and (logits[~padding] > -100).all()
+    logits = tiny(BertForTokenClassification)(*inputs)
+    assert (logits[padding] == MASKED_SCORE).all() and (logits[~padding] > -100).all()
     assert (tiny(BertForPreTraining)(*inputs)[0][padding] == MASKED_SCORE).all()
 
 
@@ -532,7 +538,7 @@ def test_every_parameter_gets_gradient(head, dropout):
     tiny_loss(model).backward()
     missing = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
-    assert missing == (pooler if head is BertForQuestionAnswering else set())
+    assert missing == (pooler if head in WITHOUT_POOLER else set())
 
 
 @pytest.mark.numeric
@@ -547,6 +553,24 @@ def test_answers_outside_the_computed_positions_add_nothing():
     wanted = -(start.log_softmax(1)[4:, 1].sum() + end.log_softmax(1)[:, 1].sum()) / BATCH / 2
     assert torch.allclose(loss, wanted)
     assert outside[1] == WIDTH  # the caller's tensor is as it was
+
+
+@pytest.mark.numeric
+def test_only_tokens_with_a_label_are_in_a_taggers_loss():
+    model, inputs = tiny(BertForTokenClassification), tiny_inputs()
+    labels = torch.full(inputs[0].shape, modeling.NO_LABEL)
+    loss, logits = model(*inputs, labels)
+    assert loss == 0 and torch.equal(logits, model(*inputs))
+    labels[:, 0] = 1
+    labels[5:, 1] = 0  # partly on padding, which does not count
+    kept = (labels != modeling.NO_LABEL) & (inputs[2] == 1)
+    assert 0 < kept[5:, 1].sum() < BATCH - 5
+    wanted = -logits.log_softmax(2)[kept].gather(1, labels[kept][:, None]).mean()
+    assert torch.allclose(model(*inputs, labels)[0], wanted)
+    foreign = labels.masked_fill(labels == 1, 3)
+    for wrong, message in ((labels[:, 1:], r"the shape is \[13, 6\]"), (foreign, "label 3 is")):
+        with pytest.raises(ValueError, match=message):
+            model(*inputs, wrong)
 
 
 @pytest.mark.numeric

@@ -13,7 +13,7 @@ from helpers import (
     assert_same_weights,
     model_flags,
     results,
-    run,
+    run_ranks,
     weights,
     write_tiny_model,
 )
@@ -22,7 +22,7 @@ import predict
 import run_classifier
 from data import TrainingExamples
 from modeling import BertConfig, BertForSequenceClassification
-from training import Runtime, step_totals
+from training import own_totals
 
 TEXTS = [
     'He said "no" to it.', "One, two; three.", "A line\nand another\n\none.", "Café, 桥.", "Rain.",
@@ -246,7 +246,7 @@ def test_the_weighted_loss_by_hand():
 
     for parts in ([[0, 1, 2]], [[0], [1, 2]], [[2], [1], [0]]):
         split = [[rows[index] for index in part] for part in parts]
-        totals = step_totals(Runtime(torch.device("cpu")), examples, split, 3)
+        totals = own_totals(examples, split, 3)
         assert totals.weight.item() == 4.5
         loss = 0.0
         for part, own_rows in zip(parts, split):
@@ -256,8 +256,8 @@ def test_the_weighted_loss_by_hand():
             loss += run_classifier.compute_loss(lambda values: values, batch, totals).item()
         assert loss == pytest.approx(wanted, rel=1e-6)
     plain = TrainingExamples(rows, ("label_id",))
-    totals = step_totals(Runtime(torch.device("cpu")), plain, [rows], 3)
-    batch = (logits,), torch.tensor([0, 1, 0]), torch.ones(3)
+    totals = own_totals(plain, [rows], 3)
+    batch = (logits,), torch.tensor([0, 1, 0])
     loss = run_classifier.compute_loss(lambda values: values, batch, totals)
     assert loss.item() == pytest.approx((2 * math.log(2) + math.log(4 / 3)) / 3, rel=1e-6)
 
@@ -279,9 +279,8 @@ def weighted(tiny_model_without_dropout, mrpc, tmp_path_factory):
 
 def test_two_ranks_and_two_parts_weigh_as_one(weighted, tiny_model_without_dropout, tmp_path):
     command, one = weighted
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    outcome = run(
-        *torchrun, "run_classifier.py", *command, "--gradient_accumulation_steps=2",
+    outcome = run_ranks(
+        2, "run_classifier.py", *command, "--gradient_accumulation_steps=2",
         f"--output_dir={tmp_path}",
     ).ok()  # fmt: skip
     assert outcome.out.count("class weights: 0 0.25, 1 4\n") == 1

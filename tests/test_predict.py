@@ -386,10 +386,10 @@ def test_their_encoder_and_cased_tokenizer(base, tmp_path, call):
     assert model.tokenizer.do_lower_case and not model.tokenizer.basic_tokenizer.strip_accents
 
 
-def test_their_tagger_is_not_a_classifier(base, tmp_path, call):
-    their_folder("BertForTokenClassification", base, tmp_path)
+def test_their_multiple_choice_is_not_a_classifier(base, tmp_path, call):
+    their_folder("BertForMultipleChoice", base, tmp_path)
     outcome = call(predict, tmp_path, "It rained.")
-    assert outcome.status == 2 and "holds BertForTokenClassification, which gives" in outcome.err
+    assert outcome.status == 2 and "holds BertForMultipleChoice, which gives" in outcome.err
     assert len(rows_of(call, tmp_path, "It rained.", "--embed=mean")[0]["vector"]) == 24
 
 

@@ -136,6 +136,14 @@ def test_without_a_terminal_there_are_lines(monkeypatch, capsys):
     )
 
 
+def test_without_stderr_nothing_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    with Bar(5, "step") as bar:
+        bar.set_postfix({"loss": "1"}, refresh=False)
+        bar.update(5)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "seconds, text",
     ((0.2, "0 s"), (119, "119 s"), (120, "2 min"), (3599, "60 min"), (3700, "1 h 2 min"),

@@ -14,17 +14,20 @@ from helpers import ROOT
 import flags
 
 CONVERT = "convert_tf_checkpoint_to_pytorch"
-DATA = {"data", "instances", "tables", "glue_data", "squad_data"}
+DATA = {"data", "instances", "tables", "glue_data", "squad_data", "tagging_data"}
 # The floor plan: a module may import what stands on lower floors, and nothing else.
 FLOORS = (
     {
         "tokenization", "configuration", "padding", "optimization", "tf_checkpoint",
-        "squad_metrics", "glue_metrics", "files", "flags", "precision",
+        "squad_metrics", "glue_metrics", "tagging_metrics", "files", "flags", "precision",
     },
-    {"modeling", "weights", "report", *DATA},
+    {"modeling", "weights", "report", "vocabulary", *DATA},
     {CONVERT, "convert_pytorch_checkpoint_to_tf", "checkpoint", "progress"},
     {"cuda_graphs", "training", "create_pretraining_data"},
-    {"run_classifier", "run_squad", "run_pretraining", "extract_features", "predict"},
+    {
+        "run_classifier", "run_squad", "run_tagger", "run_pretraining", "extract_features",
+        "predict",
+    },
 )  # fmt: skip
 # Imports from the same floor, each for a reason: modeling re-exports load_weights, a task's files
 # are read by tables.py and become pairs of data.py, one converter is the other's inverse, training
@@ -87,7 +90,7 @@ def test_the_exceptions_make_no_circle():
             assert module not in set(imports(other))
 
 
-@pytest.mark.parametrize("module", ("flags", "tokenization", "squad_metrics"))
+@pytest.mark.parametrize("module", ("flags", "tokenization", "squad_metrics", "tagging_metrics"))
 def test_standard_library_only(module):
     assert set(imports(module)) <= sys.stdlib_module_names
 

@@ -152,7 +152,8 @@ def test_tensorflow_checkpoint_as_init_checkpoint(trained, task, tmp_path):
              f"--output_dir={out}"]
         )  # fmt: skip
         assert same_file(trained, out, "test_results.tsv")
-        assert {path.name for path in out.iterdir()} == {"test_results.tsv", "MRPC.tsv"}
+        written = {path.name for path in out.iterdir()}
+        assert written == {"test_results.tsv", "MRPC.tsv", "report.html"}
 
 
 def test_without_init_checkpoint_the_seed_decides(task, tmp_path, call):

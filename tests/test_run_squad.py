@@ -134,6 +134,8 @@ def test_version_2_trains_on_impossible_questions(task, squad, tmp_path):
 def test_without_answers_there_are_no_figures(trained, task, squad, tmp_path, call):
     """Nor are a byte-order mark, Windows line ends and a blank context mistakes."""
     dataset = json.loads((squad / "dev-v1.1.json").read_text("utf-8"))
+    for qa in dataset["data"][0]["paragraphs"][0]["qas"]:
+        del qa["answers"]
     blank = {"context": " \n", "qas": [{"id": "blank", "question": "What?"}]}
     dataset["data"][0]["paragraphs"].append(blank)
     (tmp_path / "predict.json").write_bytes(
@@ -301,9 +303,9 @@ def test_interactive_is_for_one_process(trained, task, monkeypatch, call):
 def test_accents_stay_where_they_are_asked_to(trained, task, squad, tmp_path, monkeypatch):
     seen = {}
 
-    def tokenizer(vocab_file, do_lower_case, strip_accents, never_split):
+    def tokenizer(vocab_file, do_lower_case, strip_accents, *more):
         seen["tokenizer"] = strip_accents
-        return FullTokenizer(vocab_file, do_lower_case, strip_accents, never_split)
+        return FullTokenizer(vocab_file, do_lower_case, strip_accents, *more)
 
     def write_predictions(*args, **options):
         seen["answers"] = options["strip_accents"]
@@ -436,7 +438,14 @@ def test_placeholder_answers(trained, task, squad, tmp_path, call):
     assert results(tmp_path / "some")["total"] == str(len(qas) - 1)
     assert len(json.loads((tmp_path / "some" / "predictions.json").read_text())) == len(qas)
 
-    for qa in qas:
+    # An empty list is no answer either.
+    qas[0]["answers"] = []
+    path.write_text(json.dumps(dataset))
+    outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'empty'}").ok()
+    assert f"in their context: 1 of {len(qas)}; EM and F1 leave them out" in outcome.out
+    assert results(tmp_path / "empty")["total"] == str(len(qas) - 1)
+
+    for qa in qas[1:]:
         qa["answers"] = fake
     path.write_text(json.dumps(dataset))
     outcome = call(run_squad, *given, f"--output_dir={tmp_path / 'none'}").ok()

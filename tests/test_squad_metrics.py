@@ -254,6 +254,10 @@ def test_characters_and_unanswered_questions_as_a_command(tmp_path):
     assert json.loads(done.stdout) == pytest.approx({"exact_match": 0, "f1": 80, "total": 1})
     assert "1 of 2 questions have no answer that is in their context and are left" in done.stderr
     assert json.loads(run(dataset, predictions).stdout)["f1"] == 0  # by words, as SQuAD's own
+    data["data"][0]["paragraphs"][0]["qas"][1]["answers"] = []
+    dataset.write_text(json.dumps(data))
+    done = run(dataset, predictions)
+    assert json.loads(done.stdout)["total"] == 1 and "1 of 2 questions have no" in done.stderr
 
     del data["data"][0]["paragraphs"][0]["qas"][0]
     dataset.write_text(json.dumps(data))

@@ -85,6 +85,11 @@ def write_vocabularies(folder, model):
     )
     (folder / "no_special.txt").write_text("\n".join(words[3:]), "utf-8")
     (folder / "blank.txt").write_text("\n\n", "utf-8")
+    for name, text in (("spaces", "fine\ntwo words\n"), ("piece", "##ing\n"), ("new", "zzz\n")):
+        (folder / f"{name}.words").write_text(text, "utf-8")
+    (folder / "cased").mkdir()
+    shutil.copy(model / "vocab.txt", folder / "cased")
+    (folder / "cased/tokenizer_config.json").write_text('{"do_lower_case": false}')
     (folder / "latin1.txt").write_bytes("[UNK]\ncaf\xe9\n".encode("latin-1"))
     with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
         archive.writestr("vocab.txt", "[UNK]")
@@ -224,6 +229,39 @@ def write_squad(folder, squad):
         ("numbers", {"1": 2}),
     ):
         (folder / f"{name}.json").write_text(json.dumps(values), "utf-8")
+
+
+def write_tagging(folder, tagging):
+    """Folders of a tagging task, each with one thing wrong in one of its files."""
+    good = {
+        name: (tagging / f"{name}.txt").read_bytes().split(b"\n")
+        for name in ("train", "dev", "test")
+    }
+    train = good["train"]
+    assert train[2] == b"The O", "the first word"
+    wrong = {
+        "good": {},
+        "no_train": {"train": None},
+        "no_tags": {"train": [line.split(b" ")[0] for line in train]},
+        "one_column": {"train": [*train[:4], train[4].split(b" ")[0], *train[5:]]},
+        "three_columns": {"train": [*train[:4], train[4] + b" O", *train[5:]]},
+        "no_word": {"train": [*train[:2], b"\tO", *train[3:]]},
+        "empty": {"train": []},
+        "blank": {"train": [b"", b" \t ", b"-DOCSTART- -X- O", b""]},
+        "all_outside": {"train": [b"The O", b"train O", b"", b"It O"]},
+        "no_prefix": {"train": [*train[:2], b"The PER", *train[3:]]},
+        "two_schemes": {"train": [*train[:2], b"The U-PER", b"train S-PER", *train[4:]]},
+        "nul": {"train": [*train[:4], b"a\0 O", *train[5:]]},
+        "latin1": {"train": [*train[:4], "café O".encode("latin-1"), *train[5:]]},
+        "mac": {"train": [b"\r".join(train)]},
+        "unseen_dev": {"dev": [*good["dev"][:2], b"Rome B-GPE", *good["dev"][3:]]},
+        "unseen_test": {"test": [*good["test"][:2], b"Rome B-GPE", *good["test"][3:]]},
+    }
+    for name, changes in wrong.items():
+        (folder / name).mkdir()
+        for file, lines in {**good, **changes}.items():
+            if lines is not None:
+                (folder / name / f"{file}.txt").write_bytes(b"\n".join(lines))
 
 
 def write_texts(folder, model):

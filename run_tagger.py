@@ -105,7 +105,9 @@ def load(args, runtime):
         start = checkpoint.find_start(args)
         labels = start.labels
         if start.task not in (None, "tagging"):
-            raise ValueError(f"{start.path} holds a model for {start.task}, not for tagging")
+            raise ValueError(
+                f"{start.path} is a model for {start.task}: fine-tune it for this task"
+            )
         if not labels:
             raise ValueError(
                 f"{start.path} does not name its tags: there is no run.json of run_tagger.py, nor "

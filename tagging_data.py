@@ -102,8 +102,8 @@ def read_examples(
     """The sentences of a file, and their Tally.
 
     Tags are checked against `labels`, where these are given. A test file may lack tags: it does
-    where it has one column, or where no last column holds one of the labels. Raises OSError, or
-    ValueError with file and line.
+    where it has one column, or where no last column holds one of the labels other than "O", which
+    chunks have too. Raises OSError, or ValueError with file and line.
     """
     tally = Tally("sentences")
     examples = []
@@ -130,7 +130,7 @@ def read_examples(
     if labels is not None:
         unknown = _unknown_tag(examples, path, labels)
         found = {tag for example in examples for tag in example.tags}
-        if unknown and is_test and found.isdisjoint(labels):
+        if unknown and is_test and found.isdisjoint({*labels} - {OUTSIDE}):
             for example in examples:
                 example.tags = None
         elif unknown:

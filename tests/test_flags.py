@@ -275,6 +275,7 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     evaluation = {
         "run_classifier": {"eval_batch_size"},
         "run_squad": {"n_best_size", "max_answer_length", "null_score_diff_threshold"},
+        "run_tagger": {"eval_batch_size"},
         "run_pretraining": {"eval_batch_size", "max_eval_steps"},
     }[script] | {"eval_steps", "max_eval_examples", "examples to evaluate"}
     for name, value in (("keep_best", True), ("patience", 3)):

@@ -344,7 +344,7 @@ def test_a_folder_that_is_not_a_taggers(trained, tagging, tmp_path, call):
         "id2label": {"0": "a", "1": "b"},
     }
     for change, problem in (
-        (described, "holds a model for classification, not for tagging\n"),
+        (described, "is a model for classification: fine-tune it for this task\n"),
         (
             {"id2label": None, "label2id": None},
             "does not name its tags: there is no run.json of run_tagger.py",

@@ -74,7 +74,7 @@ def test_what_a_word_may_be(tmp_path):
 def test_a_test_file_may_lack_tags(tmp_path):
     """It does where no last column holds a tag; one unknown tag among others is a mistake."""
     labels = ["O", "B-PER"]
-    for content in ("a\nb\n\nc\n", "a NN\nb VB\n\nc NN\n"):
+    for content in ("a\nb\n\nc\n", "a NN\nb VB\n\nc NN\n", "a B-NP\nb O\n\nc B-NP\n"):
         path = write(tmp_path, content)
         wanted = [(["a", "b"], None), (["c"], None)]
         assert sentences(path, labels, is_test=True) == wanted
@@ -84,7 +84,7 @@ def test_a_test_file_may_lack_tags(tmp_path):
         (["a", "b"], ["O", "B-PER"])
     ]
     with pytest.raises(ValueError, match=r"file.txt:2: the tag 'NN' is not one of .*: O, B-PER$"):
-        read_examples(write(tmp_path, "a O\nb NN\n"), labels, is_test=True)
+        read_examples(write(tmp_path, "a B-PER\nb NN\n"), labels, is_test=True)
 
 
 def test_every_word_is_accounted_for(tmp_path, tokenizer):

@@ -13,6 +13,7 @@ within them, and the end of an input file ends a document.
 import glob
 import os
 import random
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -372,7 +373,9 @@ def write_shards(args, input_files: list[str], counts: Counter) -> Iterator[Coun
     """
     lines = chain.from_iterable(chain(read_stripped_lines([path]), [""]) for path in input_files)
     running = deque()
-    with ProcessPoolExecutor(args.workers) as executor:
+    # Ctrl-C ends the workers, too, instead of waiting for the shards that they have begun.
+    at_ctrl_c = signal.SIGINT, signal.SIG_DFL
+    with ProcessPoolExecutor(args.workers, None, signal.signal, at_ctrl_c) as executor:
         for index, shard in enumerate(read_shards(lines, args.shard_mb * 2**20, counts)):
             rng = random.Random(f"{args.random_seed} {index}")
             names = [shard_name(args, index)]

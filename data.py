@@ -53,15 +53,15 @@ def windows_of_pair(
     """The pairs through which a text or pair that is too long is read; and how many ids are lost.
 
     The windows, `doc_stride` apart, are over the longer text, or over B if both are equally long.
-    Each holds the other text too, of which at most half of the positions keep the beginning. As in
-    run_squad.py of google-research/bert, windows that would leave a gap follow one another.
+    Each holds the other text too, cut to three quarters of the positions. As in run_squad.py of
+    google-research/bert, windows that would leave a gap follow one another.
     """
     room = max_seq_length - (3 if ids_b else 2)
     if len(ids_a) + len(ids_b) <= room:
         return [(ids_a, ids_b)], 0
     first_is_longer = len(ids_a) > len(ids_b)
     longer, other = (ids_a, ids_b) if first_is_longer else (ids_b, ids_a)
-    kept = other[: room // 2]
+    kept = other[: room - max(1, room // 4)]
     size = room - len(kept)
 
     windows = []

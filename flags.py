@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 CLASSIFIER = "run_classifier"
 SQUAD = "run_squad"
@@ -1025,6 +1026,8 @@ def run(function: Callable, *arguments):
     A mistake is a ValueError or an OSError. BERT_DEBUG=1 in the environment shows its traceback.
     """
     script = os.path.basename(sys.argv[0])
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = uncaught  # in the seconds in which a script loads PyTorch
     try:
         return function(*arguments)
     except (ValueError, OSError) as error:
@@ -1035,9 +1038,17 @@ def run(function: Callable, *arguments):
         sys.stdout.flush()
         write_error(f"{script}: error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        write_error(f"\n{script}: interrupted")
+    except KeyboardInterrupt as error:
+        uncaught(KeyboardInterrupt, error, None)
         sys.exit(130)
+
+
+def uncaught(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """Reports an exception that ends the process: Ctrl-C in one line, others with a traceback."""
+    if kind is KeyboardInterrupt:
+        write_error(f"\n{os.path.basename(sys.argv[0])}: interrupted")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def write_error(line: str) -> None:

@@ -543,7 +543,10 @@ class TsvProcessor(DataProcessor):
             if not is_test:
                 wanted = [self.wanted_label]
                 (self.label_column,) = named_columns(wanted, names, where, "label_column")
-            self._skip_header(rows, set_type, path)
+            if self._has_names():  # of which the label column's may also be a label
+                rows = ((row_number, row) for row_number, row in rows if row_number > number)
+            else:
+                self._skip_header(rows, set_type, path)
         return self._refuse_long_rows(rows, path, len(first)) if kind == "csv" else rows
 
     def _refuse_long_rows(self, rows, path, width):
@@ -586,9 +589,13 @@ class TsvProcessor(DataProcessor):
 
     # Whether a file begins with a header.
 
+    def _has_names(self):
+        """Whether a column is given by name, which only a header can hold."""
+        return any(isinstance(column, str) for column in (*self.wanted_texts, self.wanted_label))
+
     def _has_header(self, path, set_type, log):
         """Whether the set's file begins with a header. Raises ValueError if that is not clear."""
-        if any(isinstance(column, str) for column in (*self.wanted_texts, self.wanted_label)):
+        if self._has_names():
             return True
         if self.header != "auto":
             return self.header == "true"
@@ -1044,9 +1051,11 @@ def convert_to_windows(
     features = []
     for part_a, part_b in pairs:
         ids, segments = join_pair(part_a, part_b, cls_id, sep_id, max_seq_length)
-        num_tokens = len(part_a) + len(part_b) + (3 if part_b else 2) + num_lost
+        num_tokens = len(part_a) + len(part_b) + (3 if part_b else 2)
         mask = np.ones_like(ids)
         features.append(InputFeatures(ids, mask, segments, label_id, num_tokens, ex_index))
+    if num_lost:  # counted once
+        features[0].num_tokens = len(ids_a) + len(ids_b) + 3
     return features
 
 

@@ -858,8 +858,8 @@ class BertModel(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Three [B, S] -> (list of [B, S, hidden], one a layer; pooled output [B, hidden]).
 
-        Hidden states are 0 where nothing is computed. Raises ValueError for ids or widths beyond
-        the configuration.
+        PackedInputs take the place of all three, here and in the heads below. Hidden states are 0
+        where nothing is computed. Raises ValueError for ids or widths beyond the configuration.
         """
         unpadding = self.make_unpadding(input_ids, attention_mask)
         layers = self.encode(input_ids, token_type_ids, unpadding)

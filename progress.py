@@ -54,6 +54,7 @@ class Bar:
         self.bar = tqdm(
             total=total, initial=initial, desc=self.title, unit=unit, disable=quiet or self.lines,
             bar_format=self.FORMAT, ncols=columns(), mininterval=0.5,
+            leave=None,  # a bar below another one vanishes when it is done
         )  # fmt: skip
 
     def __enter__(self):

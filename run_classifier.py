@@ -382,7 +382,7 @@ def compute_loss(model, batch, totals):
     """A batch's share of its step's mean loss, which --class_weights makes a weighted mean."""
     inputs, labels, *weights = batch
     losses = classification_loss(model(*inputs), labels)
-    if not weights:
+    if totals.weight is None:
         return losses.sum() / totals.examples
     return (losses * to_device(weights[0], losses.device)).sum() / totals.weight
 

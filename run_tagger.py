@@ -135,7 +135,8 @@ def featurize(args, runtime, tokenizer, labels, name, examples, tally):
 def compute_loss(model, batch, totals):
     """A batch's share of its step's mean loss over all words."""
     inputs, labels = batch
-    return token_loss(model(*inputs), labels).sum() / totals.weight
+    logits = model(*inputs)  # [B, S, labels]
+    return token_loss(logits, labels[:, : logits.shape[1]]).sum() / totals.weight
 
 
 def predict(args, runtime, model, name, examples, features, make_batch):
@@ -144,7 +145,8 @@ def predict(args, runtime, model, name, examples, features, make_batch):
     def logits_of(model, batch):
         inputs, labels = batch
         logits = model(*inputs).float().cpu().numpy()  # [B, S, labels]
-        return [own[row != NO_LABEL] for own, row in zip(logits, labels.numpy())]
+        labelled = labels.numpy()[:, : logits.shape[1]] != NO_LABEL
+        return [own[row] for own, row in zip(logits, labelled)]
 
     batch_size = args.eval_batch_size if name == "dev" else args.predict_batch_size
     outputs = training.predict(runtime, model, features, batch_size, make_batch, logits_of, name)
@@ -259,8 +261,8 @@ def execute(args) -> None:
     width = args.max_seq_length if args.compute_padding else 0
 
     def make_batch(rows):
-        longest = max(width, *(len(row.input_ids) for row in rows))
-        label_ids = np.full((len(rows), longest), NO_LABEL)
+        # Wider than the batch may be: a CUDA graph needs labels of the same shape in each step.
+        label_ids = np.full((len(rows), args.max_seq_length), NO_LABEL)
         for own, row in zip(label_ids, rows):
             own[row.positions] = row.label_ids
         return batch_inputs(rows, width), torch.from_numpy(label_ids)

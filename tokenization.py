@@ -14,7 +14,7 @@ import re
 import string
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ MAX_WORDS_REMEMBERED = 2**17
 MAX_CHARS_REMEMBERED = 32
 
 
-def convert_to_unicode(text):
+def convert_to_unicode(text: str | bytes) -> str:
     """Returns `text` as str. Bytes are decoded as UTF-8, without invalid ones, as Google does."""
     if isinstance(text, str):
         return text
@@ -66,12 +66,12 @@ def convert_to_unicode(text):
     raise ValueError(f"text must be str or bytes, not {type(text).__name__}")
 
 
-def printable_text(text):
+def printable_text(text: str | bytes) -> str:
     """Returns `text` for `print` and logs. In Python 3 this is the same as `convert_to_unicode`."""
     return convert_to_unicode(text)
 
 
-def load_vocab(vocab_file):
+def load_vocab(vocab_file: str | os.PathLike) -> dict[str, int]:
     """Reads a vocabulary with one token per line; a token's id is the index of its line.
 
     As Google does, lines end only at "\\n", tokens are stripped, a repeated token gets the index of
@@ -131,7 +131,12 @@ def _refuse_binary(vocab_file, head):
         raise ValueError(f"{vocab_file} is a binary file, not text; pass the model's vocab.txt")
 
 
-def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
+def check_casing(
+    vocab_file: str | os.PathLike,
+    vocab: Iterable[str],
+    do_lower_case: bool,
+    strip_accents: bool,
+) -> None:
     """Raises ValueError if text that is treated so could not meet a fair share of the vocabulary.
 
     Lower-cased text never meets an entry with capitals, stripped text none with accents. Shares
@@ -164,7 +169,7 @@ def check_casing(vocab_file, vocab, do_lower_case, strip_accents):
         )
 
 
-def marker_warning(markers):
+def marker_warning(markers: Iterable[str]) -> str:
     """The line that names entries of the vocabulary that were split in texts, a few of them."""
     names = sorted(markers)
     shown = ", ".join(names[:MAX_MARKERS_SHOWN])
@@ -176,7 +181,7 @@ def marker_warning(markers):
     )
 
 
-def convert_by_vocab(vocab, items):
+def convert_by_vocab(vocab: Mapping, items: Iterable) -> list:
     """Returns the list of `vocab[item]`. Raises KeyError for the first item not in `vocab`."""
     try:
         return [vocab[item] for item in items]
@@ -187,17 +192,17 @@ def convert_by_vocab(vocab, items):
         ) from None
 
 
-def convert_tokens_to_ids(vocab, tokens):
+def convert_tokens_to_ids(vocab: Mapping[str, int], tokens: Iterable[str]) -> list[int]:
     """Returns the ids of `tokens`; `vocab` maps tokens to ids. Raises KeyError."""
     return convert_by_vocab(vocab, tokens)
 
 
-def convert_ids_to_tokens(inv_vocab, ids):
+def convert_ids_to_tokens(inv_vocab: Mapping[int, str], ids: Iterable[int]) -> list[str]:
     """Returns the tokens of `ids`; `inv_vocab` maps ids to tokens. Raises KeyError."""
     return convert_by_vocab(inv_vocab, ids)
 
 
-def whitespace_tokenize(text):
+def whitespace_tokenize(text: str) -> list[str]:
     """Splits `text` at Unicode white space; returns a list of words."""
     return text.split()
 
@@ -246,10 +251,10 @@ class FullTokenizer:
 
     def __init__(
         self,
-        vocab_file,
-        do_lower_case=True,
-        strip_accents=None,
-        never_split=(),
+        vocab_file: str | os.PathLike,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        never_split: str | Iterable[str] = (),
         added_tokens: Iterable[AddedToken] = (),
     ):
         self.added_tokens = tuple(added_tokens)
@@ -305,24 +310,24 @@ class FullTokenizer:
         *others, added_tokens = self._arguments
         return FullTokenizer(*others, (*added_tokens, *tokens))
 
-    def take_num_long_words(self):
+    def take_num_long_words(self) -> int:
         """How many words were too long and became [UNK] since the last call."""
         number = self.wordpiece_tokenizer.num_long_words
         self.wordpiece_tokenizer.num_long_words = 0
         return number
 
-    def take_marker_warning(self):
+    def take_marker_warning(self) -> str:
         """The warning about `split_markers`, once; "" if there are none or it was given before."""
         if self._has_warned or not self.split_markers:
             return ""
         self._has_warned = True
         return marker_warning(self.split_markers)
 
-    def tokenize(self, text):
+    def tokenize(self, text: str | bytes) -> list[str]:
         """Returns the WordPieces of `text` (str, or bytes in UTF-8) as a list of str."""
         return [self.inv_vocab[index] for index in self.encode(text)]
 
-    def encode(self, text):
+    def encode(self, text: str | bytes) -> list[int]:
         """Returns the ids of `tokenize(text)` as a list of int, without [CLS] and [SEP]."""
         text = convert_to_unicode(text)
         if not text.isprintable():  # fast; printable text has no control characters
@@ -337,7 +342,7 @@ class FullTokenizer:
             ids += [self.vocab[marker]] if marker else self._encode_words(part.split())
         return ids
 
-    def char_spans(self, word):
+    def char_spans(self, word: str) -> list[tuple[int, int]]:
         """Returns (first character, last one + 1) of each WordPiece of a word without white space.
 
         Characters that cleaning drops, such as accents, belong to no WordPiece.
@@ -377,11 +382,11 @@ class FullTokenizer:
                 done += size
         return spans
 
-    def convert_tokens_to_ids(self, tokens):
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Returns the ids of `tokens` as a list of int. Raises KeyError."""
         return convert_tokens_to_ids(self.vocab, tokens)
 
-    def convert_ids_to_tokens(self, ids):
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns the tokens of `ids` as a list of str. Raises KeyError."""
         return convert_ids_to_tokens(self.inv_vocab, ids)
 
@@ -417,7 +422,12 @@ class BasicTokenizer:
         AddedTokens, which say where.
     """
 
-    def __init__(self, do_lower_case=True, strip_accents=None, never_split=()):
+    def __init__(
+        self,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        never_split: Iterable[str | AddedToken] = (),
+    ):
         self.do_lower_case = do_lower_case
         self.strip_accents = do_lower_case if strip_accents is None else strip_accents
         tokens = [
@@ -430,14 +440,14 @@ class BasicTokenizer:
         self._token_of_form = {form: token.content for form, token in forms.items()}
         self._form_marker = _any_of([token._replace(content=form) for form, token in forms.items()])
 
-    def tokenize(self, text):
+    def tokenize(self, text: str | bytes) -> list[str]:
         """Returns the tokens of `text` (str, or bytes in UTF-8) as a list of str."""
         split_tokens = []
         for part, marker in self.parts(convert_to_unicode(text)):
             split_tokens += [marker] if marker else self._tokenize_part(part)
         return split_tokens
 
-    def parts(self, text):
+    def parts(self, text: str) -> list[tuple[str, str]]:
         """Returns `text` cut at its markers: a list of (part, marker), the marker "" between them.
 
         As in the tokenizers library, those that are found as they are written go first.
@@ -517,14 +527,19 @@ class WordpieceTokenizer:
       max_input_chars_per_word: a token with more characters (without accents) becomes `unk_token`.
     """
 
-    def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        unk_token: str = "[UNK]",
+        max_input_chars_per_word: int = 200,
+    ):
         self.vocab = vocab
         self.unk_token = unk_token
         self.max_input_chars_per_word = max_input_chars_per_word
         self.num_long_words = 0  # how often a token was too long
         self._longest = max(map(len, vocab), default=0)
 
-    def tokenize(self, text):
+    def tokenize(self, text: str | bytes) -> list[str]:
         """Returns the pieces of `text`: e.g. of "unaffable", ["un", "##aff", "##able"]."""
         tokens = whitespace_tokenize(convert_to_unicode(text))
         return [piece for token in tokens for piece in self._pieces(token)]

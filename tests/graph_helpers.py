@@ -12,13 +12,16 @@ from model_helpers import BATCH, TINY, WIDTH, tiny
 import run_classifier
 import run_pretraining
 import run_squad
+import run_tagger
 import training
 from data import packed_inputs
 from instances import Instances
 from modeling import (
+    NO_LABEL,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
 )
 from optimization import create_optimizer
 from padding import BatchBuffer, PackedInputs, map_batch
@@ -44,6 +47,7 @@ def features(seed):
                 segment_ids=random.integers(0, TINY["type_vocab_size"], length, np.int32),
                 label_id=int(random.integers(2)),
                 weight=float(random.choice([0.5, 2.0])),
+                token_labels=random.choice([0, 1, NO_LABEL], length),
                 start_position=int(random.integers(length)),
                 end_position=int(random.integers(length)),
                 masked_lm_positions=masked,
@@ -64,7 +68,18 @@ def regression_model(config):
 
 
 def classifier_batch(rows, dtype=torch.int64):
-    return packed_inputs(rows), labels_of(rows, dtype=dtype), labels_of(rows, "weight", torch.float)
+    return packed_inputs(rows), labels_of(rows, dtype=dtype)
+
+
+def weighted_batch(rows):
+    return *classifier_batch(rows), labels_of(rows, "weight", torch.float32)
+
+
+def tagging_batch(rows):
+    labels = np.full((BATCH, TINY["max_position_embeddings"]), NO_LABEL)
+    for own, row in zip(labels, rows):
+        own[: len(row.token_labels)] = row.token_labels
+    return packed_inputs(rows), torch.from_numpy(labels)
 
 
 # {task: (model, batch of rows, loss, weight of a row in its step's mean)}
@@ -77,9 +92,15 @@ TASKS = {
     ),
     "class weights": (
         BertForSequenceClassification,
-        classifier_batch,
+        weighted_batch,
         run_classifier.compute_loss,
         attrgetter("weight"),
+    ),
+    "tagging": (
+        BertForTokenClassification,
+        tagging_batch,
+        run_tagger.compute_loss,
+        lambda row: (row.token_labels != NO_LABEL).sum(),
     ),
     "regression": (
         regression_model,

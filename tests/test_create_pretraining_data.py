@@ -1,8 +1,11 @@
 """create_pretraining_data.py against Google's instances and records, and its command."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -134,6 +137,24 @@ def test_stream_does_not_depend_on_workers(vocab_file, tmp_path):
     result = run("--stream", input_file=patterns, shard_mb=0.003, **flags)
     assert result.returncode == 2
     assert "x-00000.ins already exists" in result.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_ctrl_c_ends_the_workers(vocab_file, tmp_path):
+    """A terminal sends it to all processes: none finishes its shard first."""
+    (tmp_path / "a.txt").write_text(text(4000), encoding="utf-8")
+    flags = {"input_file": tmp_path / "a.txt", "vocab_file": vocab_file, "workers": 2,
+             "output_file": tmp_path / "x.ins", "shard_mb": 0.1, "dupe_factor": 1000}  # fmt: skip
+    command = [sys.executable, SCRIPT, "--stream", *(f"--{k}={v}" for k, v in flags.items())]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(os.listdir(f"/proc/{process.pid}/task")) < 2 and process.poll() is None:
+        time.sleep(0.01)  # the thread that feeds the workers
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)  # a shard takes minutes
+    assert process.returncode == 130
+    assert err == "\ncreate_pretraining_data.py: interrupted\n"
+    assert not list(tmp_path.glob("x-*"))
 
 
 def test_a_stream_of_one_shard_is_googles_algorithm(vocab_file, tmp_path):

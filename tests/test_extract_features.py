@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import weakref
 
@@ -183,7 +184,7 @@ def test_the_output_is_checked_before_any_work(given, tiny_model, tmp_path, monk
     for path in (source, tmp_path / "link", f"{tmp_path}/./in.txt", tiny_model / "vocab.txt"):
         with pytest.raises(ValueError, match="is one of the input files: pass another one"):
             extract_features.parse_args([*given, f"--output_file={path}"])
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(PermissionError, match="is not writable"):
         extract_features.parse_args(given)
 

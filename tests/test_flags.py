@@ -334,10 +334,23 @@ def test_run_hands_arguments_on_and_returns_the_result():
     assert flags.run(max, 2, 3) == 3
 
 
-def test_interrupt_ends_with_130(monkeypatch):
+def test_interrupt_ends_with_130(monkeypatch, capfd):
     def main():
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("sys.argv", ["run_squad.py"])
     with pytest.raises(SystemExit) as end:
         flags.run(main)
     assert end.value.code == 130
+    assert capfd.readouterr().err == "\nrun_squad.py: interrupted\n"
+
+
+@pytest.mark.parametrize("error", ("KeyboardInterrupt", "ZeroDivisionError"))
+def test_an_interrupt_while_pytorch_is_loaded(error):
+    """A script has parsed its flags then, and has not begun; another error keeps its traceback."""
+    outcome = run("-c", f"import flags; flags.run(int); raise {error}")
+    assert outcome.status
+    if error == "KeyboardInterrupt":
+        assert outcome.err == "\n-c: interrupted\n"
+    else:
+        assert "Traceback" in outcome.err and outcome.err.endswith("ZeroDivisionError\n")

@@ -310,6 +310,14 @@ def test_files_of_one_task_may_differ_in_format_and_order(tmp_path):
     assert processor.files == {"train": "train.csv", "dev": "dev.jsonl", "test": "test.tsv"}
 
 
+def test_a_column_may_be_called_as_a_label(tmp_path):
+    (tmp_path / "train.csv").write_bytes(as_csv([["t", "same"], ["a", "same"], ["b", "other"]]))
+    labels = TsvProcessor(None, ("t",), "same").find_labels(str(tmp_path), lambda line: None)
+    assert labels == ("other", "same")
+    examples = TsvProcessor(labels, ("t",), "same").get_train_examples(str(tmp_path))
+    assert [e.label for e in examples] == ["same", "other"]
+
+
 def test_labels_of_json(tmp_path):
     """Numbers and booleans are labels by their JSON names; null is an empty one."""
     for values, found in (

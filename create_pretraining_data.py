@@ -435,7 +435,7 @@ def check(args) -> list[str]:
     input_files = find_input_files(args.input_file)
     check_text_files(input_files)
     for path in outputs:
-        inputs = [*input_files, args.vocab_file, *filter(None, [args.add_tokens])]
+        inputs = [*input_files, args.vocab_file, args.add_tokens]
         flags.check_output_file(path, "output_file", inputs)
     for path in outputs:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

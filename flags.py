@@ -1083,7 +1083,7 @@ def check_output_file(path: str, name: str, inputs: Iterable[str]) -> None:
     if os.path.isdir(path):
         raise ValueError(f"--{name} {path} is a folder: give a file to write")
     check_output_dir(os.path.dirname(path) or ".", name)
-    for other in inputs:
+    for other in filter(None, inputs):  # without flags that were not given
         if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
             raise ValueError(f"--{name} {path} is one of the input files: pass another one")
 

@@ -184,6 +184,12 @@ def test_the_output_is_checked_before_any_work(given, tiny_model, tmp_path, monk
     for path in (source, tmp_path / "link", f"{tmp_path}/./in.txt", tiny_model / "vocab.txt"):
         with pytest.raises(ValueError, match="is one of the input files: pass another one"):
             extract_features.parse_args([*given, f"--output_file={path}"])
+    # An earlier output is replaced, also where the folder of the weights brings the other files.
+    (tmp_path / "out.jsonl").write_text("old")
+    extract_features.parse_args([
+        f"--input_file={source}", f"--init_checkpoint={tiny_model}",
+        f"--output_file={tmp_path / 'out.jsonl'}",
+    ])  # fmt: skip
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(PermissionError, match="is not writable"):
         extract_features.parse_args(given)

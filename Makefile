@@ -73,7 +73,7 @@ $(PRETRAIN)/text.instances: samples/make_corpus.py $(VENV)/bin/python
 test: $(VENV)/test.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 test-isa: $(VENV)/test.ready
 	$(BIN)/python tests/isa.py

@@ -1,6 +1,7 @@
 """A short version of the attacks in tests/faults: kills, full disks, damage, hostile input."""
 
 import contextlib
+import gc
 import json
 import shutil
 import signal
@@ -195,6 +196,7 @@ json_edits = st.lists(st.tuples(st.integers(0, 2**16), st.sampled_from(fuzz.VALU
 
 @pytest.fixture(scope="module")
 def guards(tmp_path_factory):
+    gc.collect()  # The lock of an earlier test's run must not be removed while a guard watches.
     return {
         name: fuzz.Guard(parser, tmp_path_factory.mktemp("fuzz"))
         for name, parser in fuzz.PARSERS.items()

@@ -553,7 +553,7 @@ def test_impossible_sizes(small_tokenizer, sizes, message):
 
 def test_words_end_where_googles_do(tmp_path):
     context = " \u202fa\u00a0b\tc\r\n\u2003d\x0be  f\x00\u2028g "
-    path = save(tmp_path, squad(context, {"answers": "ignored"}))
+    path = save(tmp_path, squad(context, {"answers": []}))
     (example,) = read_squad_examples(path, is_training=False)
     assert example.doc_tokens == ["a\u00a0b", "c", "\u2003d\x0be", "f\x00\u2028g"]
     assert example.start_position is None and example.orig_answer_text is None

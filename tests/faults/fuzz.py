@@ -378,9 +378,9 @@ def parse_instances(data, folder):
     file = instances.open_instances(path)
     for index in range(min(10, len(file))):
         row = instances.checked_row(file, index, 12)
-        inputs, *masked, labels = run_pretraining.make_batch([row])
-        shapes = [tensor.shape for tensor in (*inputs, *masked)]
-        assert shapes == [shapes[0]] * 3 + [shapes[3]] * 3
+        (packed,), *masked, labels = run_pretraining.make_batch([row])
+        assert packed.seqlens == [len(row.input_ids)] and labels.shape == (1,)
+        assert {tensor.shape for tensor in masked} == {(1, len(row.masked_lm_ids))}
 
 
 def as_json(*values):

@@ -84,7 +84,7 @@ class Attack:
             told = f"after step {done} of {STEPS}: the same command resumes from {out}"
             early = ended.phases[-1][0] in (STEP, CHECKPOINT)
             kept = told in ended.output and saved == [f"checkpoint-{done}.pt"]
-            over = done == STEPS and ended.status == -number  # it came after training
+            over = done == STEPS and ended.status in CONVENTIONAL[number]  # it came after training
             if ended.status not in CONVENTIONAL[number] and (early or ended.status):
                 self.tally.fail("unusable", story, f"status {ended.status}: {ended.last_line}")
             elif early and not over and not kept:

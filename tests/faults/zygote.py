@@ -24,6 +24,7 @@ FEATURISING, STEP, CHECKPOINT, BETWEEN, WEIGHTS, EVALUATION = PHASES = (
     "featurising", "inside a step", "in a checkpoint's write", "between rename and removal",
     "in the weights' write", "in evaluation or prediction",
 )  # fmt: skip
+DESCRIPTIONS = ("bert_config.json", "vocab.txt", "config.json", "tokenizer_config.json")
 
 
 class Watch:
@@ -76,7 +77,7 @@ class Watch:
                 self.enter(STEP)
             elif name.startswith("checkpoint-"):
                 self.enter(CHECKPOINT)
-            elif name in ("bert_config.json.tmp", "vocab.txt.tmp"):
+            elif name.removesuffix(".tmp") in DESCRIPTIONS:
                 pass  # with the first checkpoint and with the weights
             elif self.phase == STEP and name.endswith(".tmp"):
                 self.enter(WEIGHTS)

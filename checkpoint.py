@@ -250,11 +250,29 @@ def find_start(args: argparse.Namespace) -> Folder | None:
         resumes = resumes and not args.overwrite_output_dir
         return replace(out, source=None) if resumes else None
     start = inspect_folder(init)
+    if not start.source and (inner := _folders_of_weights(init)):
+        raise FileNotFoundError(
+            f"--init_checkpoint {init} holds no weights, but its folders do: give one of "
+            f"{', '.join(inner)}"
+        )
     if start.source or os.path.exists(init):
         return start
     if resumes:
         return replace(out, source=None)
     raise FileNotFoundError(_not_found(init))
+
+
+def _folders_of_weights(path):
+    """The folders in a folder that hold weights, as checkpoint-500 of transformers' Trainer."""
+    if not os.path.isdir(path):
+        return []
+    found = []
+    for name in sorted(os.listdir(path)):
+        folder = os.path.join(path, name)
+        with contextlib.suppress(ValueError):  # damaged
+            if os.path.isdir(folder) and inspect_folder(folder).source:
+                found.append(folder)
+    return found
 
 
 def _is_same(path, other):

@@ -158,6 +158,8 @@ def write_weights(folder, model):
         (folder / name / "config.json").write_text(json.dumps({**config, **values}), "utf-8")
     (folder / "empty.bin").write_bytes(b"")
     (folder / "nothing").mkdir()
+    (folder / "trainer/checkpoint-500").mkdir(parents=True)
+    shutil.copy(model / "pytorch_model.bin", folder / "trainer/checkpoint-500")
     for name, text in (
         ("mrpc_run", '{"labels": ["0", "1"], "do_lower_case": true}'),
         ("cased_run", '{"labels": ["0", "1"], "do_lower_case": false}'),

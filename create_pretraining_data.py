@@ -11,6 +11,7 @@ within them, and the end of an input file ends a document.
 """
 
 import glob
+import multiprocessing
 import os
 import random
 import signal
@@ -365,6 +366,10 @@ def write_shard(args, lines: Iterable[str], rng: random.Random, output_files: li
     return counts + Counter(instances=len(encoded), files=len(output_files))
 
 
+# What a worker does with the Ctrl-C that a terminal sends to all processes: it ends at once.
+AT_CTRL_C = signal.SIGINT, signal.SIG_DFL
+
+
 def write_shards(args, input_files: list[str], counts: Counter) -> Iterator[Counter]:
     """--stream: writes a file for each shard and yields its counts.
 
@@ -373,17 +378,22 @@ def write_shards(args, input_files: list[str], counts: Counter) -> Iterator[Coun
     """
     lines = chain.from_iterable(chain(read_stripped_lines([path]), [""]) for path in input_files)
     running = deque()
-    # Ctrl-C ends the workers, too, instead of waiting for the shards that they have begun.
-    at_ctrl_c = signal.SIGINT, signal.SIG_DFL
-    with ProcessPoolExecutor(args.workers, None, signal.signal, at_ctrl_c) as executor:
-        for index, shard in enumerate(read_shards(lines, args.shard_mb * 2**20, counts)):
-            rng = random.Random(f"{args.random_seed} {index}")
-            names = [shard_name(args, index)]
-            running.append(executor.submit(write_shard, args, shard, rng, names))
-            if len(running) > args.workers:  # Hold no more text than the workers will soon need.
-                yield running.popleft().result()
-        for task in running:
-            yield task.result()
+    with ProcessPoolExecutor(args.workers, None, signal.signal, AT_CTRL_C) as executor:
+        try:
+            for index, shard in enumerate(read_shards(lines, args.shard_mb * 2**20, counts)):
+                rng = random.Random(f"{args.random_seed} {index}")
+                names = [shard_name(args, index)]
+                running.append(executor.submit(write_shard, args, shard, rng, names))
+                if (
+                    len(running) > args.workers
+                ):  # Hold no more text than the workers will soon need.
+                    yield running.popleft().result()
+            for task in running:
+                yield task.result()
+        except BaseException:  # Else the executor would wait for the shards that were begun.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def shard_name(args, index: int) -> str:

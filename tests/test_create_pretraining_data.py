@@ -146,7 +146,10 @@ def test_ctrl_c_ends_the_workers(vocab_file, tmp_path):
     flags = {"input_file": tmp_path / "a.txt", "vocab_file": vocab_file, "workers": 2,
              "output_file": tmp_path / "x.ins", "shard_mb": 0.1, "dupe_factor": 1000}  # fmt: skip
     command = [sys.executable, SCRIPT, "--stream", *(f"--{k}={v}" for k, v in flags.items())]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
+    )  # fmt: skip
     while len(os.listdir(f"/proc/{process.pid}/task")) < 2 and process.poll() is None:
         time.sleep(0.01)  # the thread that feeds the workers
     time.sleep(0.5)

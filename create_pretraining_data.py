@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -390,10 +391,12 @@ def write_shards(args, input_files: list[str], counts: Counter) -> Iterator[Coun
                     yield running.popleft().result()
             for task in running:
                 yield task.result()
-        except BaseException:  # Else the executor would wait for the shards that were begun.
+        except KeyboardInterrupt:
             for worker in multiprocessing.active_children():
                 worker.terminate()
-            raise
+            # At once: Python 3.11 may wait forever for a queue that lost its readers.
+            print(f"\n{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+            os._exit(130)
 
 
 def shard_name(args, index: int) -> str:

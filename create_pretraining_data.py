@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -385,18 +384,16 @@ def write_shards(args, input_files: list[str], counts: Counter) -> Iterator[Coun
                 rng = random.Random(f"{args.random_seed} {index}")
                 names = [shard_name(args, index)]
                 running.append(executor.submit(write_shard, args, shard, rng, names))
-                if (
-                    len(running) > args.workers
-                ):  # Hold no more text than the workers will soon need.
+                # Hold no more text than the workers will soon need.
+                if len(running) > args.workers:
                     yield running.popleft().result()
             for task in running:
                 yield task.result()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             for worker in multiprocessing.active_children():
                 worker.terminate()
-            # At once: Python 3.11 may wait forever for a queue that lost its readers.
-            print(f"\n{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
-            os._exit(130)
+            flags.uncaught(KeyboardInterrupt, error, None)
+            os._exit(130)  # Python 3.11 may wait forever for a queue that lost its readers.
 
 
 def shard_name(args, index: int) -> str:

@@ -97,6 +97,14 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def config(tiny_model):
+    """The configuration of `tiny_model`."""
+    from configuration import BertConfig
+
+    return BertConfig.from_json_file(tiny_model / "bert_config.json")
+
+
+@pytest.fixture(scope="session")
 def tiny_model_without_dropout(tmp_path_factory):
     """The same with no dropout."""
     return write_tiny_model(

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, model_flags, roundings, write_tiny_model
+from helpers import TINY, model_flags, roundings
 
 import checkpoint
 import configuration
@@ -36,16 +36,6 @@ from training import Runtime, load_initial_weights
 from weights import read_state_dict, write_safetensors
 
 RUNTIME = Runtime(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def config(base):
-    return BertConfig.from_json_file(base / "bert_config.json")
 
 
 def new(kind, config, *arguments, seed=1):
@@ -109,12 +99,12 @@ def test_every_key_of_transformers_has_a_row():
         ("layer_norm_eps", -1.0), ("layer_norm_eps", "1e-5"), ("classifier_dropout", 2),
     ],
 )  # fmt: skip
-def test_keys_that_change_the_function_are_refused_by_name(tmp_path, base, key, value, call):
-    content = json.loads((base / "bert_config.json").read_text("utf-8"))
+def test_keys_that_change_the_function_are_refused_by_name(tmp_path, tiny_model, key, value, call):
+    content = json.loads((tiny_model / "bert_config.json").read_text("utf-8"))
     (tmp_path / "config.json").write_text(json.dumps({**content, key: value}), "utf-8")
     (tmp_path / "texts").write_text("a\n")
     outcome = call(
-        extract_features, f"--input_file={tmp_path / 'texts'}", *model_flags(base),
+        extract_features, f"--input_file={tmp_path / 'texts'}", *model_flags(tiny_model),
         f"--bert_config_file={tmp_path / 'config.json'}", f"--output_file={tmp_path / 'out'}",
     )  # fmt: skip
     assert outcome.status == 2 and outcome.err.count("\n") == 1
@@ -183,10 +173,10 @@ def test_dropout_of_a_classifier():
 # --- there and back: transformers' models --------------------------------------------------------
 
 
-def save(folder, model, config, base, **facts):
+def save(folder, model, config, tiny_model, **facts):
     folder.mkdir(exist_ok=True)
     args = types.SimpleNamespace(
-        output_dir=str(folder), vocab_file=str(base / "vocab.txt"), do_lower_case=True,
+        output_dir=str(folder), vocab_file=str(tiny_model / "vocab.txt"), do_lower_case=True,
         strip_accents=True, never_split=None, save_safetensors=False, keep_checkpoints=1,
     )  # fmt: skip
     checkpoint.save_model(args, RUNTIME, model, config, **facts)
@@ -209,17 +199,17 @@ KINDS = {
 
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_and_back(tmp_path, base, kind, epsilon):
+def test_there_and_back(tmp_path, tiny_model, kind, epsilon):
     """Our folder -> transformers -> our folder: the same logits, labels by name, in float32."""
     transformers = pytest.importorskip("transformers")
-    values = json.loads((base / "bert_config.json").read_text("utf-8"))
+    values = json.loads((tiny_model / "bert_config.json").read_text("utf-8"))
     # As if read from a folder of transformers whose model was another one.
     old = {"num_labels": 7, "dtype": "float16", "problem_type": "multi_label_classification",
            "id2label": {"0": "a", "1": "b", "2": "c"}, "tie_word_embeddings": True}  # fmt: skip
     config = BertConfig.from_dict({**values, **old, "layer_norm_eps": epsilon})
     model_class, arguments, facts = KINDS[kind]
     model = new(model_class, config, *arguments)
-    save(tmp_path / "ours", model, config, base, **facts)
+    save(tmp_path / "ours", model, config, tiny_model, **facts)
 
     theirs = getattr(transformers, model_class.__name__).from_pretrained(tmp_path / "ours")
     assert theirs.dtype == torch.float32
@@ -241,7 +231,7 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     assert folder.labels == (labels or None) and folder.casing == {
         "do_lower_case": True, "strip_accents": True
     }  # fmt: skip
-    assert load_vocab(folder.vocab_file) == load_vocab(base / "vocab.txt")
+    assert load_vocab(folder.vocab_file) == load_vocab(tiny_model / "vocab.txt")
     again = BertConfig.from_json_file(folder.config_file)
     assert again.layer_norm_eps == epsilon
     back = new(model_class, again, *arguments, seed=2)
@@ -253,11 +243,11 @@ def test_there_and_back(tmp_path, base, kind, epsilon):
     assert torch.equal(logits(back, config), logits(model, config))
 
 
-def test_masked_words_there_and_back(tmp_path, base, config):
+def test_masked_words_there_and_back(tmp_path, tiny_model, config):
     """transformers' masked-LM model has no pooler, and no other library's need one of it."""
     transformers = pytest.importorskip("transformers")
     model = new(BertForPreTraining, config)
-    save(tmp_path / "ours", model, config, base)
+    save(tmp_path / "ours", model, config, tiny_model)
     theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours")
     ours, _ = model(*inputs(config))
     assert roundings(ours.flatten(), their_logits(theirs, config)) < 64
@@ -269,17 +259,17 @@ def test_masked_words_there_and_back(tmp_path, base, config):
     assert torch.equal(back(*inputs(config))[0], ours)
 
 
-def test_an_encoder_without_pooler_gives_features(tmp_path, base, config, call):
+def test_an_encoder_without_pooler_gives_features(tmp_path, tiny_model, config, call):
     """extract_features.py and the converter read it: nothing there needs a pooler."""
     transformers = pytest.importorskip("transformers")
-    save(tmp_path / "ours", new(BertForPreTraining, config), config, base)
+    save(tmp_path / "ours", new(BertForPreTraining, config), config, tiny_model)
     theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "ours")
     theirs.save_pretrained(tmp_path / "theirs")
     convert_pytorch_checkpoint_to_tf(
         str(tmp_path / "theirs"), str(tmp_path / "theirs/config.json"), str(tmp_path / "tf/a.ckpt")
     )
     (tmp_path / "texts").write_text("a text\n")
-    given = [f"--vocab_file={base / 'vocab.txt'}", f"--input_file={tmp_path / 'texts'}"]
+    given = [f"--vocab_file={tiny_model / 'vocab.txt'}", f"--input_file={tmp_path / 'texts'}"]
     config_file = f"--bert_config_file={tmp_path / 'ours/bert_config.json'}"
     for name in ("ours", "theirs", "tf/a.ckpt"):
         call(
@@ -296,7 +286,7 @@ def test_an_encoder_without_pooler_gives_features(tmp_path, base, config, call):
 # --- labels --------------------------------------------------------------------------------------
 
 
-def classifier_folder(folder, base, config, id2label, **more):
+def classifier_folder(folder, tiny_model, config, id2label, **more):
     """A folder as transformers writes it, whose classifier has an output for each label."""
     model = new(BertForSequenceClassification, config, len(id2label))
     folder.mkdir(exist_ok=True)
@@ -304,15 +294,15 @@ def classifier_folder(folder, base, config, id2label, **more):
     values = {**config.to_dict(), "model_type": "bert", "id2label": id2label,
               "architectures": ["BertForSequenceClassification"]}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(values), "utf-8")
-    (folder / "vocab.txt").write_bytes((base / "vocab.txt").read_bytes())
+    (folder / "vocab.txt").write_bytes((tiny_model / "vocab.txt").read_bytes())
     for name, content in more.items():
         (folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
     return model
 
 
-def test_outputs_in_another_order_are_reordered(tmp_path, base, config, capsys):
+def test_outputs_in_another_order_are_reordered(tmp_path, tiny_model, config, capsys):
     names = {"0": "ENTAILMENT", "2": "Contradiction", "1": "neutral"}
-    theirs = classifier_folder(tmp_path, base, config, names)
+    theirs = classifier_folder(tmp_path, tiny_model, config, names)
     labels = ["contradiction", "entailment", "neutral"]
     ours = new(BertForSequenceClassification, config, 3, seed=2)
     load_initial_weights(ours, str(tmp_path), RUNTIME, False, labels)
@@ -324,7 +314,7 @@ def test_outputs_in_another_order_are_reordered(tmp_path, base, config, capsys):
 
 
 @pytest.mark.parametrize("kind", ["BertForTokenClassification", "BertForMultipleChoice"])
-def test_a_classifier_of_something_else_is_a_new_head(kind, tmp_path, base, config, capsys):
+def test_a_classifier_of_something_else_is_a_new_head(kind, tmp_path, tiny_model, config, capsys):
     """It has the names, and here the shape, of a classifier of texts."""
     transformers = pytest.importorskip("transformers")
     getattr(transformers, kind)(transformers.BertConfig(**config.to_dict())).save_pretrained(
@@ -340,8 +330,8 @@ def test_a_classifier_of_something_else_is_a_new_head(kind, tmp_path, base, conf
         load_initial_weights(ours, str(tmp_path), RUNTIME, head_may_be_new=False)
 
 
-def test_other_ways_to_name_labels(tmp_path, base, config):
-    classifier_folder(tmp_path, base, config, {"0": "no", "1": "yes"})
+def test_other_ways_to_name_labels(tmp_path, tiny_model, config):
+    classifier_folder(tmp_path, tiny_model, config, {"0": "no", "1": "yes"})
     values = json.loads((tmp_path / "config.json").read_text("utf-8"))
     del values["id2label"]
     values["label2id"] = {"yes": 1, "no": 0}
@@ -364,8 +354,8 @@ def test_other_ways_to_name_labels(tmp_path, base, config):
         ({"0": "a", "1": "A"}, ["A", "a"], "was trained with"),
     ],
 )
-def test_labels_are_compared_by_name(tmp_path, base, config, names, labels, order):
-    classifier_folder(tmp_path, base, config, names)
+def test_labels_are_compared_by_name(tmp_path, tiny_model, config, names, labels, order):
+    classifier_folder(tmp_path, tiny_model, config, names)
     folder = checkpoint.inspect_folder(tmp_path)
     if isinstance(order, str):
         with pytest.raises(ValueError) as caught:
@@ -388,8 +378,8 @@ def test_labels_are_compared_by_name(tmp_path, base, config, names, labels, orde
         ({}, {}),
     ],
 )  # fmt: skip
-def test_casing_is_that_of_the_tokenizer(tmp_path, base, config, content, casing):
-    classifier_folder(tmp_path, base, config, {"0": "a", "1": "b"}, tokenizer_config=content)
+def test_casing_is_that_of_the_tokenizer(tmp_path, tiny_model, config, content, casing):
+    classifier_folder(tmp_path, tiny_model, config, {"0": "a", "1": "b"}, tokenizer_config=content)
     assert checkpoint.inspect_folder(tmp_path).casing == casing
 
 
@@ -404,16 +394,16 @@ def test_casing_is_that_of_the_tokenizer(tmp_path, base, config, content, casing
         ("tokenizer", {"normalizer": {"handle_chinese_chars": False}}, "tokenize_chinese_chars"),
     ],
 )
-def test_other_tokenizers_are_refused_by_name(tmp_path, base, config, file, content, name):
-    classifier_folder(tmp_path, base, config, {"0": "a", "1": "b"}, **{file: content})
+def test_other_tokenizers_are_refused_by_name(tmp_path, tiny_model, config, file, content, name):
+    classifier_folder(tmp_path, tiny_model, config, {"0": "a", "1": "b"}, **{file: content})
     with pytest.raises(ValueError, match=f"the tokenizer in {tmp_path} has {name} "):
         checkpoint.refuse_other_tokenizers(checkpoint.inspect_folder(tmp_path))
 
 
-def test_added_tokens_are_found_in_all_three_places(tmp_path, base, config):
-    word = (base / "vocab.txt").read_text("utf-8").split("\n")[20]
+def test_added_tokens_are_found_in_all_three_places(tmp_path, tiny_model, config):
+    word = (tiny_model / "vocab.txt").read_text("utf-8").split("\n")[20]
     classifier_folder(
-        tmp_path, base, config, {"0": "a", "1": "b"}, added_tokens={"[E1]": 187},
+        tmp_path, tiny_model, config, {"0": "a", "1": "b"}, added_tokens={"[E1]": 187},
         tokenizer={"added_tokens": [{"id": 189, "content": "[E3]"}, {"id": 20, "content": word}]},
         special_tokens_map={"additional_special_tokens": ["[E1]", "[E4]"]},
     )  # fmt: skip
@@ -606,21 +596,21 @@ def test_an_untied_decoder(tmp_path, config, capsys):
 # --- TensorFlow ----------------------------------------------------------------------------------
 
 
-def google_variables(config, base, folder):
+def google_variables(config, tiny_model, folder):
     """{Google's name: array} of a whole model."""
     from tf_checkpoint import Checkpoint
 
     torch.save(new(BertForPreTraining, config).state_dict(), folder / "w.bin")
     convert_pytorch_checkpoint_to_tf(
-        str(folder / "w.bin"), str(base / "bert_config.json"), str(folder / "tf/a.ckpt")
+        str(folder / "w.bin"), str(tiny_model / "bert_config.json"), str(folder / "tf/a.ckpt")
     )
     found = Checkpoint(folder / "tf/a.ckpt")
     return {name: np.array(found[name]) for name in found.variables}
 
 
-def test_hub_modules_are_read(tmp_path, base, config, capsys):
+def test_hub_modules_are_read(tmp_path, tiny_model, config, capsys):
     """Their variables begin with module/, and lie in the folder variables."""
-    variables = google_variables(config, base, tmp_path)
+    variables = google_variables(config, tiny_model, tmp_path)
     (tmp_path / "hub/variables").mkdir(parents=True)
     write_checkpoint(
         str(tmp_path / "hub/variables/variables"),
@@ -632,13 +622,13 @@ def test_hub_modules_are_read(tmp_path, base, config, capsys):
     assert to_pytorch.load_tf_weights(target, folder.source) == ([], [])
     assert torch.equal(logits(target, config), logits(new(BertForPreTraining, config), config))
     to_pytorch.convert_tf_checkpoint_to_pytorch(
-        folder.source, str(base / "bert_config.json"), str(tmp_path / "converted.bin")
+        folder.source, str(tiny_model / "bert_config.json"), str(tmp_path / "converted.bin")
     )
     assert load_weights(target, tmp_path / "converted.bin") == ([], [])
 
 
 @pytest.mark.parametrize("by_tensorflow", [False, True])
-def test_object_checkpoints_are_named(tmp_path, base, config, by_tensorflow):
+def test_object_checkpoints_are_named(tmp_path, tiny_model, config, by_tensorflow):
     name = "encoder/layer_with_weights-0/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
     if by_tensorflow:
         tf = pytest.importorskip("tensorflow")
@@ -653,20 +643,20 @@ def test_object_checkpoints_are_named(tmp_path, base, config, by_tensorflow):
     assert "convert_bert_original_tf2_checkpoint_to_pytorch.py" in str(caught.value)
 
 
-def test_a_pointer_instead_of_data(tmp_path, base, config):
-    google_variables(config, base, tmp_path)
+def test_a_pointer_instead_of_data(tmp_path, tiny_model, config):
+    google_variables(config, tiny_model, tmp_path)
     (tmp_path / "tf/a.ckpt.data-00000-of-00001").write_bytes(POINTER)
     with pytest.raises(ValueError, match="data-00000-of-00001 is a git-lfs pointer"):
         to_pytorch.load_tf_weights(BertModel(config), tmp_path / "tf/a.ckpt")
 
 
-def test_a_classifier_of_transformers_evaluates_as_it_is(tmp_path, base, config, mrpc, call):
+def test_a_classifier_of_transformers_evaluates_as_it_is(tmp_path, tiny_model, config, mrpc, call):
     """A folder of theirs suffices, with labels, casing and vocabulary in its own files."""
     transformers = pytest.importorskip("transformers")
     values = {**config.to_dict(), "layer_norm_eps": 1e-5, "id2label": {0: "1", 1: "0"}}
     theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**values))
     theirs.save_pretrained(tmp_path / "theirs")
-    transformers.BertTokenizer.from_pretrained(str(base)).save_pretrained(tmp_path / "theirs")
+    transformers.BertTokenizer.from_pretrained(str(tiny_model)).save_pretrained(tmp_path / "theirs")
     outcome = call(
         run_classifier, "--task_name=MRPC", f"--data_dir={mrpc}", "--do_eval", "--do_predict",
         "--max_seq_length=32", f"--init_checkpoint={tmp_path / 'theirs'}",

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, model_flags, roundings, write_tiny_model
+from helpers import TINY, model_flags, roundings
 
 import checkpoint
 import run_classifier
@@ -39,16 +39,6 @@ MODELS = {
     "bare": BertModel,
 }
 RUNTIME = Runtime(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def config(base):
-    return BertConfig.from_json_file(base / "bert_config.json")
 
 
 def new(config, kind="classifier", seed=1):
@@ -89,10 +79,10 @@ def on_tokens(tensors, mask):
     return torch.cat([tensor.flatten() for tensor in rows])
 
 
-def save(folder, model, config, base, *, safetensors=False, lower=True, strip=True, **facts):
+def save(folder, model, config, tiny_model, *, safetensors=False, lower=True, strip=True, **facts):
     folder.mkdir(exist_ok=True)
     args = types.SimpleNamespace(
-        output_dir=str(folder), vocab_file=str(base / "vocab.txt"), do_lower_case=lower,
+        output_dir=str(folder), vocab_file=str(tiny_model / "vocab.txt"), do_lower_case=lower,
         strip_accents=strip, never_split=None, save_safetensors=safetensors, keep_checkpoints=1,
     )  # fmt: skip
     checkpoint.save_model(args, RUNTIME, model, config, **facts)
@@ -216,17 +206,17 @@ def test_comes_in(tmp_path, config, form, kind):
     assert roundings(outputs(source, config), outputs(target, config)) < 64
 
 
-def test_output_dir_comes_in(tmp_path, config, base):
+def test_output_dir_comes_in(tmp_path, config, tiny_model):
     source = new(config)
-    save(tmp_path / "out", source, config, base)
+    save(tmp_path / "out", source, config, tiny_model)
     assert torch.equal(
         outputs(load(new(config, seed=2), tmp_path / "out"), config), outputs(source, config)
     )
 
 
-def test_a_checkpoint_to_resume_from_comes_in(tmp_path, config, base):
+def test_a_checkpoint_to_resume_from_comes_in(tmp_path, config, tiny_model):
     source = new(config)
-    args = save(tmp_path / "out", source, config, base)
+    args = save(tmp_path / "out", source, config, tiny_model)
     optimizer = create_optimizer(source, 1e-4, 10, 1)
     checkpoint.save_checkpoint(args, RUNTIME, source, optimizer, 3, None, {})
     target = load(new(config, seed=2), tmp_path / "out" / "checkpoint-3.pt")
@@ -272,11 +262,13 @@ def test_transformers_models_come_in(tmp_path, config, head, attention):
 @pytest.mark.parametrize("safetensors", [False, True])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_transformers_reads_an_output_dir(tmp_path, config, base, kind, attention, safetensors):
+def test_transformers_reads_an_output_dir(
+    tmp_path, config, tiny_model, kind, attention, safetensors
+):
     transformers = pytest.importorskip("transformers")
     model = new(config, kind)
     labels = {"labels": LABELS} if kind in ("classifier", "tagger") else {}
-    save(tmp_path / "out", model, config, base, safetensors=safetensors, **labels)
+    save(tmp_path / "out", model, config, tiny_model, safetensors=safetensors, **labels)
     if safetensors:
         (tmp_path / "out" / "pytorch_model.bin").unlink()
     theirs, info = getattr(transformers, type(model).__name__).from_pretrained(
@@ -294,16 +286,16 @@ def test_transformers_reads_an_output_dir(tmp_path, config, base, kind, attentio
         assert auto.from_pretrained(tmp_path / "out")
 
 
-def test_a_regression_has_one_label_there(tmp_path, config, base):
+def test_a_regression_has_one_label_there(tmp_path, config, tiny_model):
     transformers = pytest.importorskip("transformers")
     model = BertForSequenceClassification(config, 1).eval()
-    save(tmp_path / "out", model, config, base, labels=[])
+    save(tmp_path / "out", model, config, tiny_model, labels=[])
     theirs = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out")
     assert roundings(outputs(model, config), their_outputs(theirs, config)) < 64
 
 
 @pytest.mark.parametrize("lower, strip", [(True, True), (True, False), (False, True)])
-def test_transformers_tokenizes_alike(tmp_path, config, base, lower, strip):
+def test_transformers_tokenizes_alike(tmp_path, config, tiny_model, lower, strip):
     transformers = pytest.importorskip("transformers")
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab += [f"{start}{letter}" for letter in "ÉéEetT" for start in ("", "##")]
@@ -319,9 +311,9 @@ def test_transformers_tokenizes_alike(tmp_path, config, base, lower, strip):
         assert theirs.model_max_length == TINY["max_position_embeddings"]
 
 
-def test_torch_and_safetensors_read_it(tmp_path, config, base):
+def test_torch_and_safetensors_read_it(tmp_path, config, tiny_model):
     model = new(config)
-    save(tmp_path / "out", model, config, base, safetensors=True, labels=LABELS)
+    save(tmp_path / "out", model, config, tiny_model, safetensors=True, labels=LABELS)
     load_file = pytest.importorskip("safetensors.torch").load_file
     expected = model.state_dict()
     for found in (
@@ -352,10 +344,10 @@ def test_a_run_saves_what_others_read(tmp_path, tiny_model, mrpc, call):
     assert roundings(outputs(ours.eval(), config), their_outputs(theirs, config)) < 64
 
 
-def test_a_stale_safetensors_is_removed(tmp_path, config, base):
+def test_a_stale_safetensors_is_removed(tmp_path, config, tiny_model):
     """Other libraries would read it instead of pytorch_model.bin."""
-    save(tmp_path / "out", new(config), config, base, safetensors=True)
-    save(tmp_path / "out", new(config, seed=2), config, base)
+    save(tmp_path / "out", new(config), config, tiny_model, safetensors=True)
+    save(tmp_path / "out", new(config, seed=2), config, tiny_model)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 

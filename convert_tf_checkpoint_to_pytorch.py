@@ -184,11 +184,7 @@ def load_tf_weights(
     config = getattr(model, "bert", model).config
     found = match(checkpoint.variables, config, checkpoint.prefix)
     tensors = {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
-    try:
-        unfilled, unused = load_weights(model, tensors, pooler_is_read)
-    except ValueError as error:
-        message = str(error).replace("the state dict", checkpoint.prefix, 1)
-        raise ValueError(message) from None
+    unfilled, unused = load_weights(model, tensors, pooler_is_read, checkpoint.prefix)
     return unfilled, unused + [name for name in checkpoint.variables if name not in found]
 
 

@@ -319,10 +319,7 @@ def make_network(
         network = BertForPreTraining(config)
     else:
         network = BertModel(config)
-    try:
-        load_weights(network, state, pooler_is_read=False)
-    except ValueError as error:
-        raise ValueError(str(error).replace("the state dict", folder.source, 1)) from None
+    load_weights(network, state, pooler_is_read=False, source=folder.source)
     return network.eval(), task, labels
 
 

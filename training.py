@@ -214,6 +214,12 @@ def compile_layers(model: torch.nn.Module) -> None:
         layer.compile(dynamic=True)  # Every batch has another number of tokens.
 
 
+def rows_at_once(args: argparse.Namespace, runtime: Runtime) -> int:
+    """The most examples of a step that a process computes at a time."""
+    parts = runtime.world_size * args.gradient_accumulation_steps
+    return math.ceil(args.train_batch_size / parts)
+
+
 def print_resources(args: argparse.Namespace, runtime: Runtime, model: torch.nn.Module) -> None:
     """Prints where and how the run computes, and how much memory training will take."""
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -221,8 +227,7 @@ def print_resources(args: argparse.Namespace, runtime: Runtime, model: torch.nn.
     if args.do_train:
         # Weights, gradients, Adam's two moments and the best weights, each a float32.
         state = (20 if getattr(args, "keep_best", False) else 16) * size
-        parts = runtime.world_size * args.gradient_accumulation_steps
-        rows = math.ceil(args.train_batch_size / parts)
+        rows = rows_at_once(args, runtime)
         masked = getattr(args, "max_predictions_per_seq", 0)
         activations = activation_bytes(model.bert.config, rows, args.max_seq_length, masked)
         runtime.print(
@@ -248,7 +253,7 @@ def memory_advice(advice: str) -> Iterator[None]:
 def step_advice(args: argparse.Namespace, runtime: Runtime) -> str:
     """What to change if a step of training does not fit into memory."""
     parts = args.gradient_accumulation_steps
-    rows = math.ceil(args.train_batch_size / (runtime.world_size * parts))
+    rows = rows_at_once(args, runtime)
     more = min(2 * parts, args.train_batch_size // runtime.world_size)
     change = "lower --max_seq_length, or use a smaller model"
     if more > parts:
@@ -482,12 +487,8 @@ def load_without_classifier(model, path) -> tuple[list[str], list[str]]:
     """As `load_weights`, but leaves the classifier of the file out."""
     weights = read_state_dict(path)
     head = [name for name in weights if standard_name(name).startswith("classifier.")]
-    try:
-        unfilled, unused = load_weights(
-            model, {name: tensor for name, tensor in weights.items() if name not in head}
-        )
-    except ValueError as error:
-        raise ValueError(str(error).replace("the state dict", path, 1)) from None
+    others = {name: tensor for name, tensor in weights.items() if name not in head}
+    unfilled, unused = load_weights(model, others, source=path)
     return unfilled, unused + head
 
 

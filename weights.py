@@ -128,19 +128,19 @@ def load_weights(
     model: "torch.nn.Module",
     path_or_state_dict: str | os.PathLike | dict[str, "torch.Tensor"],
     pooler_is_read: bool = True,
+    source: str | os.PathLike = "the state dict",
 ) -> tuple[list[str], list[str]]:
     """Fills `model` from a file, a folder or a state dict; returns (unfilled, unused) names.
 
     Takes names as `standard_name` does, any floating-point type, and other heads. Only tensors of
     heads may stay unfilled, and the pooler if the head that reads it does, or if no head reads it;
-    of a model without a head the pooler's output is read unless `pooler_is_read` is False. Raises
-    ValueError if another tensor of the encoder is missing or has another shape or type, or has no
-    place in the model, or if a value is not finite; the model is then unchanged. Raises as
-    `read_state_dict` for files.
+    of a model without a head the pooler's output is read unless `pooler_is_read` is False. Errors
+    name the file or folder, for a state dict its `source`. Raises ValueError if another tensor of
+    the encoder is missing or has another shape or type, or has no place in the model, or if a value
+    is not finite; the model is then unchanged. Raises as `read_state_dict` for files.
     """
     import torch
 
-    source = "the state dict"
     given = path_or_state_dict
     if not isinstance(given, dict):
         source = given

@@ -43,7 +43,6 @@ SCRIPTS = {
 }
 FINE_TUNING = (CLASSIFIER, SQUAD, TAGGER)
 TRAINING = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)
-EVALUATED = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING)  # may evaluate while they train
 MODEL_USERS = (CLASSIFIER, SQUAD, TAGGER, PRETRAINING, FEATURES)
 CONVERTERS = (TO_PYTORCH, TO_TENSORFLOW)
 
@@ -377,7 +376,7 @@ FLAGS = {
             allowed=AT_LEAST_1, may_differ=True, decides_best=True, google="100",
         ),
         Flag(
-            "max_eval_examples", EVALUATED, int, None,
+            "max_eval_examples", TRAINING, int, None,
             {
                 CLASSIFIER: "evaluate on the first N examples of each dev file alone",
                 SQUAD: "answer the first N questions of --predict_file alone",
@@ -619,7 +618,7 @@ FLAGS = {
             allowed=AT_LEAST_0, google="10000",
         ),
         Flag(
-            "max_train_examples", EVALUATED, int, None,
+            "max_train_examples", TRAINING, int, None,
             {
                 CLASSIFIER: "train on the first N examples of the training file alone",
                 SQUAD: "train on the first N questions of --train_file alone",
@@ -631,7 +630,7 @@ FLAGS = {
     ),
     "evaluation during training": (
         Flag(
-            "eval_steps", EVALUATED, int, None,
+            "eval_steps", TRAINING, int, None,
             {
                 CLASSIFIER: "evaluate on the dev file every N steps and after the last one",
                 SQUAD: "evaluate on --predict_file every N steps and after the last one",
@@ -641,7 +640,7 @@ FLAGS = {
             allowed=AT_LEAST_1, may_differ=True, decides_best=True,
         ),
         Flag(
-            "keep_best", EVALUATED, bool, False,
+            "keep_best", TRAINING, bool, False,
             {
                 CLASSIFIER: "end with the weights of the best evaluation, by accuracy, or F1 "
                 "(MRPC, QQP), Matthews' (CoLA) or Pearson's correlation (regressions)",
@@ -653,7 +652,7 @@ FLAGS = {
             },
         ),
         Flag(
-            "patience", EVALUATED, int, None,
+            "patience", TRAINING, int, None,
             "stop after N evaluations in a row without a better figure", allowed=AT_LEAST_1,
         ),
     ),

@@ -64,9 +64,9 @@ class Bar:
         self.close()
 
     def set_postfix(self, figures: dict[str, str], refresh: bool = True) -> None:
-        """Shows the figures, {name: text}, beside the count."""
-        self.figures = figures
-        self.bar.set_postfix(figures, refresh=refresh)
+        """Shows the figures, {name: text}, beside the count, with those shown before."""
+        self.figures |= figures
+        self.bar.set_postfix(self.figures, refresh=refresh)
 
     def update(self, number: int) -> None:
         """Counts `number` more."""
@@ -126,7 +126,6 @@ class Log:
         self.started = time.monotonic()
         self.last_added = self.started
         self.eta_shown = False
-        self.postfix = {}  # what the bar shows
         self.file = None
         self.events = None
         self.bar = Bar(steps, "step", initial=start, quiet=not self.is_main)
@@ -149,12 +148,12 @@ class Log:
 
         for step, loss, learning_rate in zip(steps, losses, learning_rates):
             self._write(step, loss, float(learning_rate), examples_per_second)
-        self.postfix |= {
+        figures = {
             "loss": f"{losses[-1]:.4f}",
             "lr": f"{learning_rates[-1]:.2e}",
             "ex_s": f"{examples_per_second:.1f}",
         }
-        self.bar.set_postfix(self.postfix, refresh=False)
+        self.bar.set_postfix(figures, refresh=False)
         self.bar.update(len(steps))
         self._show_eta(steps[-1], now)
 
@@ -172,8 +171,7 @@ class Log:
         for name, figure in figures.items() if self.events else ():
             self.events.add_scalar(name, figure, step)
 
-        self.postfix[metric] = f"{figures[metric]:.4f}"
-        self.bar.set_postfix(self.postfix)
+        self.bar.set_postfix({metric: f"{figures[metric]:.4f}"})
         shown = ", ".join(
             f"{name} {x}" if isinstance(x, int) else f"{name} {x:.4f}"
             for name, x in figures.items()

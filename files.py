@@ -252,6 +252,11 @@ class Tally:
         return ", ".join([text, *self.notes])
 
 
+def count(number: int, noun: str) -> str:
+    """ "1 rank", "2 ranks" """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def find_input_files(patterns: str, flag: str = "input_file") -> list[str]:
     """The paths that comma-separated file names or glob patterns mean, those of a pattern sorted.
 

@@ -9,8 +9,6 @@ has a prediction.
 
 import bisect
 import functools
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +16,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from files import Tally, iter_lines
+from files import Tally, count, iter_lines
 from tagging_metrics import OUTSIDE, SCHEMES, is_prefixed, may_follow, split_tag
-from tokenization import BasicTokenizer, FullTokenizer
+from tokenization import BasicTokenizer, FullTokenizer, is_punctuation
 
 DOCUMENT_START = "-DOCSTART-"
 MAX_LABELS_SHOWN = 9
@@ -75,7 +73,7 @@ def read_rows(path: str) -> Iterator[tuple[int, str, list[str]]]:
             raise ValueError(f"{where} begins with a tab: expected a word first and its tag last")
         first = first or (columns and (number, len(columns)))
         if columns and len(columns) != first[1]:
-            found = counted(len(columns), "column")
+            found = count(len(columns), "column")
             raise ValueError(
                 f"{where} has {found}, but {path}:{first[0]} has {first[1]}: expected a word first "
                 f"and its tag last"
@@ -89,11 +87,6 @@ def split_columns(line: str) -> list[str]:
         columns = [column.strip(" ") for column in line.rstrip("\t ").split("\t")]
         return columns if any(columns) else []
     return [column for column in line.split(" ") if column]
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 column", "2 columns" """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def read_examples(
@@ -193,7 +186,7 @@ def find_labels(examples: Sequence[TaggingExample], path: str) -> tuple[list[str
     scheme, broken, first_line = recognize_scheme(examples, path)
     kinds = sorted({split_tag(tag)[1] for tag in inside})
     labels = [OUTSIDE, *(f"{letter}-{kind}" for kind in kinds for letter in SCHEMES[scheme])]
-    text = f"entities in {scheme}, {counted(len(kinds), 'type')}: {shown(kinds)}"
+    text = f"entities in {scheme}, {count(len(kinds), 'type')}: {shown(kinds)}"
     if broken:
         text += (
             f"; tags that break the scheme: {broken:,}, the first at {path}:{first_line} (one that "
@@ -298,9 +291,7 @@ def convert_examples_to_features(
     if num_windowed:
         tally.notes.append(f"sentences read through several windows {num_windowed:,}")
     for feature in features:
-        tally.inputs += 1
-        tally.tokens += len(feature.input_ids)
-        tally.unknown += int((feature.input_ids == unk_id).sum())
+        tally.add_input(feature.input_ids, 0, unk_id)
     return features
 
 
@@ -381,9 +372,9 @@ def _without_punctuation(text, start, end):
     """The spans of a word and of the punctuation before and after it."""
     first = start
     last = end
-    while first < last and _is_punctuation(text[first]):
+    while first < last and is_punctuation(text[first]):
         first += 1
-    while last > first and _is_punctuation(text[last - 1]):
+    while last > first and is_punctuation(text[last - 1]):
         last -= 1
     spans = [(place, place + 1) for place in range(start, first)]
     spans += [(first, last)] if first < last else []
@@ -391,13 +382,7 @@ def _without_punctuation(text, start, end):
 
 
 @functools.lru_cache(maxsize=2**16)
-def _is_punctuation(char):
-    """As the tokenizer's: Unicode's and ASCII's."""
-    return char in string.punctuation or unicodedata.category(char).startswith("P")
-
-
-@functools.lru_cache(maxsize=2**16)
 def _stands_apart(char):
     """Whether the tokenizer makes a character a token although it is not punctuation."""
     is_split = len(_SPLITTER.tokenize(f"a{char}a")) == 3
-    return is_split and not _is_punctuation(char)
+    return is_split and not is_punctuation(char)

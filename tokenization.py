@@ -515,7 +515,7 @@ class BasicTokenizer:
 
     def _run_split_on_punc(self, text):
         """Makes each punctuation character a token, and the text between two of them another."""
-        return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split()
+        return "".join(f" {char} " if is_punctuation(char) else char for char in text).split()
 
 
 class WordpieceTokenizer:
@@ -633,6 +633,6 @@ def _is_control(char):
     return char not in "\t\n\r" and unicodedata.category(char).startswith("C")
 
 
-def _is_punctuation(char):
+def is_punctuation(char: str) -> bool:
     """Unicode's punctuation, and ASCII's: e.g. "$" and "^" too, which Unicode calls symbols."""
     return char in string.punctuation or unicodedata.category(char).startswith("P")

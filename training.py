@@ -59,7 +59,7 @@ from data import (
     step_examples,
     token_batches,
 )
-from files import FolderLock, Tally
+from files import FolderLock, Tally, count
 from modeling import BertConfig, add_word_rows
 from optimization import BERTAdam, create_optimizer
 from padding import BatchBuffer, PackedInputs, map_batch, to_device
@@ -281,11 +281,6 @@ def report_facts(runtime) -> dict[str, str]:
         "date": f"{now.day} {now:%B %Y, %H:%M} UTC",
         "device": f"{platform.machine()}: {device_summary(runtime)}",
     }
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 rank", "2 ranks" """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def activation_bytes(

@@ -186,8 +186,8 @@ def test_is_control():
 
 
 def test_is_punctuation():
-    assert all(map(tokenization._is_punctuation, "-$`.^|~\u2014\u3002\u00a7"))
-    assert not any(map(tokenization._is_punctuation, "A \u20ac\u00b0"))
+    assert all(map(tokenization.is_punctuation, "-$`.^|~\u2014\u3002\u00a7"))
+    assert not any(map(tokenization.is_punctuation, "A \u20ac\u00b0"))
 
 
 # --- The output of Google's code ---

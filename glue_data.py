@@ -249,7 +249,7 @@ class DataProcessor:
         """
         label = row[self.label_column].strip()
         if self.labels:
-            names = split_labels(label) if self.multi_label else (label,)
+            names = self._labels_in(label)
             for name in names:
                 if name not in self.labels:
                     allowed = ", ".join(self.labels)
@@ -263,6 +263,10 @@ class DataProcessor:
         if not math.isfinite(score):
             raise ValueError(f"{where}: the score {label!r} is not a finite number")
         return score
+
+    def _labels_in(self, cell):
+        """The labels in a cell of the label column: one, or with `multi_label` any number."""
+        return split_labels(cell) if self.multi_label else (cell,)
 
     def guid(self, set_type: str, number: int, row: list[str]) -> str:
         """The example's id: as Google's, the set and the row's number from 0."""
@@ -631,27 +635,24 @@ class TsvProcessor(DataProcessor):
 
     def _is_label(self, text):
         """Whether a cell of the label column is one; an empty one is not a header either."""
-        if not text and not self.labels:
-            return True
         if not self.labels:
-            return self.labels_are_known and _is_number(text)
-        names = split_labels(text) if self.multi_label else (text,)
-        return all(name in self.labels for name in names)
+            return not text or (self.labels_are_known and _is_number(text))
+        return all(name in self.labels for name in self._labels_in(text))
 
     def _near_label(self, text):
         """The label that a cell of the label column may be meant for; None if there is none."""
         if not self.labels:
             return None
-        names = split_labels(text) if self.multi_label else (text,)
+        names = self._labels_in(text)
         return next(filter(None, (near_label(name, self.labels) for name in names)), None)
 
     def _recurs(self, label, number, path):
         """Whether the label column of a row after row `number` holds this too, unlike a header."""
-        names = set(split_labels(label)) if self.multi_label else {label}
+        names = set(self._labels_in(label))
         for row_number, row in READERS[format_of(path)](path):
             if row_number > number and len(row) > self.wanted_label:
                 cell = row[self.wanted_label].strip()
-                if names & set(split_labels(cell) if self.multi_label else (cell,)):
+                if not names.isdisjoint(self._labels_in(cell)):
                     return True
         return False
 
@@ -681,7 +682,7 @@ class TsvProcessor(DataProcessor):
             if is_blank(row) or len(row) <= max(*self.text_columns, self.label_column):
                 continue
             cell = row[self.label_column].strip()
-            names = split_labels(cell) if self.multi_label else (cell,)
+            names = self._labels_in(cell)
             if "" in names:
                 raise ValueError(f"{path}:{number}: the label is empty")
             counts.update(names)
@@ -989,12 +990,12 @@ def load_processor(text: str) -> Task:
     return Task(processor, path)
 
 
-def reads_files(processor, set_type: str) -> bool:
-    """Whether a processor, or its class, reads a set from its `files`.
+def reads_files(processor: object, set_type: str) -> bool:
+    """Whether a processor reads a set from its `files`.
 
     A user's class may read what it likes.
     """
-    own = processor if isinstance(processor, type) else type(processor)
+    own = type(processor)
     if own.__module__ == __name__:
         return True
     methods = ("get_examples", f"get_{set_type}_examples")

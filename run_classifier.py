@@ -308,10 +308,11 @@ def load(args, runtime, task, tokenizer):
 
     A second dev or test set, MNLI's mismatched ones, is read only if its file exists.
     """
+    wanted = wanted_sets(args)
     sets = {}
     for name, file in task.files.items():
         kind, _, variant = name.partition("_")
-        if not wanted_sets(args)[kind]:
+        if not wanted[kind]:
             continue
         if variant and not os.path.exists(os.path.join(args.data_dir, file)):
             continue

@@ -74,7 +74,7 @@ from squad_data import (
     read_squad_examples,
     write_predictions,
 )
-from squad_metrics import UNSPACED, question_id, without_placeholders
+from squad_metrics import UNSPACED, question_id, select_questions, without_placeholders
 
 # --- data ----------------------------------------------------------------------------------------
 
@@ -96,7 +96,8 @@ def load(args, runtime, tokenizer, name, path, is_training):
         examples = tally.first(examples, args.max_train_examples, "max_train_examples")
     else:
         examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
-        dataset = with_questions(dataset, {example.qas_id for example in examples})
+        ids = {example.qas_id for example in examples}
+        dataset = select_questions(dataset, lambda qa, _: question_id(qa) in ids)
     features = featurize(args, tokenizer, examples, is_training, tally)
     if not features:
         raise ValueError(f"{path} has no question that can be used")
@@ -138,21 +139,6 @@ def questions_of(dataset):
         for paragraph in article["paragraphs"]:
             for qa in paragraph["qas"]:
                 yield qa, paragraph["context"]
-
-
-def with_questions(dataset, ids):
-    """The dataset with those of its questions alone whose ids are given."""
-    articles = [
-        {
-            **article,
-            "paragraphs": [
-                {**paragraph, "qas": [qa for qa in paragraph["qas"] if question_id(qa) in ids]}
-                for paragraph in article["paragraphs"]
-            ],
-        }
-        for article in dataset["data"]
-    ]
-    return {**dataset, "data": articles}
 
 
 def scorable_part(args, runtime, dataset):

@@ -16,6 +16,7 @@ import string
 import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 
 # The default of evaluate-v2.0.py: a question whose null odds exceed it counts as answered "".
 NA_PROB_THRESH = 1.0
@@ -108,16 +109,24 @@ def without_placeholders(dataset: dict) -> tuple[dict, int]:
     question with one answer that is in the context stays. So does one of SQuAD 2.0 without any,
     which evaluate-v2.0.py counts as unanswerable.
     """
-    num_left_out = 0
+    scorable = select_questions(dataset, lambda qa, paragraph: not _lacks_answer(qa, paragraph))
+    before, after = (
+        sum(len(p["qas"]) for article in part["data"] for p in article["paragraphs"])
+        for part in (dataset, scorable)
+    )
+    return scorable, before - after
+
+
+def select_questions(dataset: dict, is_kept: Callable[[dict, dict], bool]) -> dict:
+    """The dataset with those of its questions alone for which is_kept(question, paragraph)."""
     articles = []
     for article in dataset["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
-            kept = [qa for qa in paragraph["qas"] if not _lacks_answer(qa, paragraph)]
-            num_left_out += len(paragraph["qas"]) - len(kept)
+            kept = [qa for qa in paragraph["qas"] if is_kept(qa, paragraph)]
             paragraphs.append({**paragraph, "qas": kept})
         articles.append({**article, "paragraphs": paragraphs})
-    return {**dataset, "data": articles}, num_left_out
+    return {**dataset, "data": articles}
 
 
 def _lacks_answer(qa, paragraph):

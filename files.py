@@ -168,13 +168,19 @@ def iter_lines(path: str | os.PathLike, keep_ends: bool = False) -> Iterator[str
             if number == 1:
                 if b"\r" in line and not line.endswith(b"\n"):
                     raise ValueError(_mac_line_ends(path))
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise ValueError(
+                        f"{path} is UTF-16 text, as Excel's Unicode Text is: save it as UTF-8"
+                    )
                 line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line:  # the file has nothing but the mark
                     return
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number} is not UTF-8 ({error.reason})") from None
+                raise ValueError(
+                    f"{path}:{number} is not UTF-8 ({error.reason}): save the file as UTF-8"
+                ) from None
             yield text if keep_ends else text.removesuffix("\n").removesuffix("\r")
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import traceback
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from tables import (
     cell_text,
     find_table,
     format_of,
+    is_quoted,
     named_columns,
     other_separator,
     read_jsonl,
@@ -254,7 +256,7 @@ class DataProcessor:
                 if name not in self.labels:
                     allowed = ", ".join(self.labels)
                     raise ValueError(f"{where}: the label {name!r} is not one of {allowed}")
-            return names if self.multi_label else label
+            return names if self.multi_label else names[0]
 
         try:
             score = float(label)
@@ -490,6 +492,10 @@ class TsvProcessor(DataProcessor):
         examples = super().get_examples(data_dir, "train", log)
         labels = [example.label for example in examples]
         held_out = dev_examples(labels, self.dev_fraction, self.seed)
+        if self.labels and not self.multi_label:
+            # A label's only example is trained on: held out, it could not be got right.
+            counts = Counter(labels)
+            held_out = {index for index in held_out if counts[labels[index]] > 1}
         path = os.path.join(data_dir, self.files["train"])
         share = f"--dev_fraction {self.dev_fraction:g}"
         if not 0 < len(held_out) < len(examples):
@@ -532,6 +538,8 @@ class TsvProcessor(DataProcessor):
             return self._read_objects(path, is_test)
 
         number, first = _first_row(path)
+        if kind == "tsv":
+            refuse_quoted(first, len(first), f"{path}:{number}")
         hint = f"columns are separated by {SEPARATORS[kind]} and counted from 0"
         self.short_row_hint = hint + other_separator(first)
         has_header = self._has_header(path, set_type, log)
@@ -551,15 +559,24 @@ class TsvProcessor(DataProcessor):
                 rows = ((row_number, row) for row_number, row in rows if row_number > number)
             else:
                 self._skip_header(rows, set_type, path)
-        return self._refuse_long_rows(rows, path, len(first)) if kind == "csv" else rows
+        return self._checked_rows(rows, path, kind, len(first))
 
-    def _refuse_long_rows(self, rows, path, width):
-        """The rows; raises ValueError for one with more cells than the first: a stray comma."""
+    def _checked_rows(self, rows, path, kind, width):
+        """The rows; raises ValueError for one that has more cells than the first, or quoted ones.
+
+        Such a row has a separator in a text, so its label would be read from another column.
+        """
+        advice = {
+            "csv": "a cell with a comma in it must be quoted",
+            "tsv": "no cell may hold a tab",
+        }
         for number, row in rows:
+            if kind == "tsv":
+                refuse_quoted(row, width, f"{path}:{number}")
             if not is_blank(row[width:]):
                 raise ValueError(
-                    f"{path}:{number} has {len(row)} columns, the first row has {width}: a cell "
-                    f"with a comma in it must be quoted"
+                    f"{path}:{number} has {len(row)} columns, the first row has {width}: "
+                    f"{advice[kind]}"
                 )
             yield number, row
 
@@ -590,6 +607,21 @@ class TsvProcessor(DataProcessor):
             kind = "labels" if self.multi_label else "a label"
             raise ValueError(f"{where}: {value!r} is not {kind}")
         return "|".join(cells)
+
+    def _labels_in(self, cell):
+        """As DataProcessor's; where the labels are numbers their values count, so 1.0 is 1.
+
+        pandas writes whole numbers so in a column that lacks some.
+        """
+        names = super()._labels_in(cell)
+        if self.labels and all(map(_is_number, self.labels)):
+            by_value = {float(label): label for label in self.labels}
+            known = {label: label for label in self.labels}
+            names = tuple(
+                known.get(name) or (by_value.get(float(name), name) if _is_number(name) else name)
+                for name in names
+            )
+        return names
 
     # Whether a file begins with a header.
 
@@ -698,6 +730,19 @@ class TsvProcessor(DataProcessor):
         if len(counts) < 2:
             only = f"only {next(iter(counts))!r}" if counts else "nothing"
             raise ValueError(f"{where} holds {only}: two labels or more are needed")
+        if name := _several_in_one(counts):
+            advice = (
+                "part them by |" if self.multi_label else "give --multi_label and part them by |"
+            )
+            raise ValueError(
+                f"{where} holds {name!r}, which seems to be several labels: {advice}, or name the "
+                f"labels with --labels if it is one"
+            )
+        if alike := _alike(counts):
+            raise ValueError(
+                f"{where} holds {alike[0]!r} and {alike[1]!r}, which differ in case or Unicode "
+                f"form only: make them one, or name both with --labels"
+            )
         fractions = [name for name in counts if _is_number(name) and not _is_whole(name)]
         if fractions and all(map(_is_number, counts)):
             raise ValueError(
@@ -722,6 +767,26 @@ def split_labels(cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(str.strip, cell.split("|")))))
 
 
+def _several_in_one(names: Iterable[str]) -> str | None:
+    """The first name that seems to be several labels: all its parts are labels, or it is a list."""
+    for name in names:
+        parts = list(map(str.strip, re.split(r"[|,;]", name)))
+        is_list = re.fullmatch(r"\[\s*(['\"].*['\"])?\s*\]", name)  # as pandas writes one
+        if is_list or (len(parts) > 1 and all(part in names for part in parts)):
+            return name
+    return None
+
+
+def _alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two names that are the same but for case and Unicode form; None if there are none."""
+    seen = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if other != name:
+            return other, name
+    return None
+
+
 def shown_counts(counts: dict[str, int]) -> str:
     """Labels and their numbers in words, e.g. "no 12, yes 7"."""
     shown = ", ".join(
@@ -741,6 +806,15 @@ def dev_examples(labels: Sequence, fraction: float, seed: int) -> set[int]:
     order = sorted(order.tolist(), key=lambda index: labels[index])
     ends = [math.floor(place * fraction + 0.5) for place in range(len(labels) + 1)]
     return {index for place, index in enumerate(order) if ends[place + 1] > ends[place]}
+
+
+def refuse_quoted(row: Sequence[str], width: int, where: str) -> None:
+    """Raises ValueError, beginning with `where`, for a row of a .tsv that is quoted as a .csv."""
+    if is_quoted(row, width):
+        raise ValueError(
+            f"{where} has cells in quotes, as in a .csv, but in a .tsv quotes are part of the "
+            f"text: name the file .csv, in which tabs may separate the cells too"
+        )
 
 
 def _first_row(path):

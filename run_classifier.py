@@ -321,6 +321,8 @@ def load(args, runtime, task, tokenizer):
             examples = tally.first(examples, args.max_train_examples, "max_train_examples")
         elif kind == "dev":
             examples = tally.first(examples, args.max_eval_examples, "max_eval_examples")
+        if kind == "train":
+            warn_of_labels_without_examples(runtime, task, examples)
         features = convert_examples_to_features(
             examples, task.labels, args.max_seq_length, tokenizer, args.doc_stride
         )
@@ -331,6 +333,16 @@ def load(args, runtime, task, tokenizer):
             print_windows(runtime, name, num_windows(features), args.max_seq_length)
         sets[name] = examples, features
     return sets
+
+
+def warn_of_labels_without_examples(runtime, task, examples):
+    """Prints the labels that no training example has: the model cannot learn them."""
+    found = set()
+    for example in examples:
+        found.update(example.label if task.multi_label else [example.label])
+    missing = [label for label in task.labels if label not in found]
+    if missing:
+        runtime.print(f"warning: no training example has the label {', '.join(missing)}")
 
 
 def num_windows(features):

@@ -1,14 +1,19 @@
 """Tables of examples: .tsv, .csv and .jsonl files as rows that know their line.
 
 Columns are named, or counted from 0. In a .tsv only tabs and line ends have a meaning, as in GLUE's
-files. A .csv is what spreadsheets and pandas write: commas between the cells, quoted cells may hold
-commas, quotation marks and line breaks. A .jsonl has an object per line. PyTorch is not imported.
+files. A .csv is what spreadsheets and pandas write: commas between the cells, or all over the file
+semicolons or tabs; quoted cells may hold these, quotation marks and line breaks. A .jsonl has an
+object per line. PyTorch is not imported.
 """
 
+import contextlib
 import csv
 import json
+import math
 import os
+import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from files import iter_lines
 
@@ -51,8 +56,18 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
     that is not closed, and for anything else that is not CSV.
     """
     csv.field_size_limit(2**24)  # characters of a cell
-    reader = csv.reader(iter_lines(path, keep_ends=True), strict=True)
-    number = 1
+    lines = iter_lines(path, keep_ends=True)
+    first = next(lines, "")
+    num_skipped = 0
+    # Excel's way to say what separates the cells, e.g. "sep=;".
+    if named := re.fullmatch(r'"?sep=(.)"?\r?\n?', first, re.I):
+        separator = named[1]
+        num_skipped = 1
+    else:
+        separator = _separator(path)
+        lines = chain([first], lines)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    number = 1 + num_skipped
     while True:
         try:
             cells = next(reader, None)
@@ -67,7 +82,41 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{path}:{number} has a NUL byte: is this a text file?")
         if cells:
             yield number, cells
-        number = reader.line_num + 1
+        number = reader.line_num + 1 + num_skipped
+
+
+def _separator(path):
+    """The character between the cells of a .csv: a comma, unless another one is it in every row.
+
+    Where the comma is the decimal sign, spreadsheets write semicolons.
+    """
+    if path == "-":  # read once only
+        return ","
+
+    def rows(separator):
+        return filter(None, csv.reader(iter_lines(path, keep_ends=True), delimiter=separator))
+
+    with contextlib.suppress(csv.Error):  # which the reader names
+        possible = [separator for separator in ",;\t" if len(next(rows(separator), [])) > 1]
+        for separator in possible:
+            if possible == [","] or len({len(row) for row in rows(separator)}) == 1:
+                return separator
+    return ","
+
+
+def is_quoted(row: Sequence[str], width: int) -> bool:
+    """Whether a row of a .tsv of `width` columns has quotes as a .csv: they are not part of texts.
+
+    pandas writes them into a .tsv too: around a cell with quotes, which it doubles, with a tab or
+    with a line break, which makes the row too long or too short; or around every cell.
+    """
+    if len(row) > 1 and all(re.fullmatch(r'".*"', cell) for cell in row):
+        return True
+    if any(re.fullmatch(r'"([^"]|"")*""([^"]|"")*"', cell) for cell in row):
+        return True
+    # The cells that may be the first part of one that a tab, or a line break, has parted.
+    cut = row if len(row) > width else row[-1:] if len(row) < width else []
+    return any(cell.startswith('"') and cell.count('"') % 2 for cell in cut)
 
 
 READERS = {"tsv": read_tsv, "csv": read_csv}
@@ -85,7 +134,9 @@ def read_jsonl(path: str) -> Iterator[tuple[int, dict]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}") from None
+            raise ValueError(
+                f"{where} is not JSON ({error}): a .jsonl has an object per line"
+            ) from None
         if isinstance(value, str):
             value = {"text": value}
         if not isinstance(value, dict):
@@ -139,9 +190,10 @@ def other_separator(row: Sequence[str]) -> str:
 def cell_text(value: object) -> str | None:
     """A value of JSON as a cell of a table would have it; None for a list or an object.
 
-    null is an empty cell. JSON has one kind of number, so 1.0 is the same as 1.
+    null is an empty cell, and so is NaN, as pandas has it in place of a cell that is missing. JSON
+    has one kind of number, so 1.0 is the same as 1.
     """
-    if value is None:
+    if _is_missing(value):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
@@ -150,8 +202,12 @@ def cell_text(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
+def _is_missing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def text_cells(value: dict, columns: Sequence[str], where: str) -> list[str]:
-    """The texts of an object in a .jsonl; null is an empty one, as an empty cell of a table is.
+    """The texts of an object in a .jsonl; null and NaN are empty, as an empty cell of a table is.
 
     Raises ValueError, beginning with `where`.
     """
@@ -159,7 +215,7 @@ def text_cells(value: dict, columns: Sequence[str], where: str) -> list[str]:
     for name in columns:
         if name not in value:
             raise ValueError(f'{where} has no "{name}"')
-        text = "" if value[name] is None else value[name]
+        text = "" if _is_missing(value[name]) else value[name]
         if not isinstance(text, str):
             raise ValueError(f'{where}: "{name}" is {text!r}, not a text')
         texts.append(text)

@@ -362,7 +362,10 @@ def test_null_is_an_empty_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text;label\nfine;yes\n", r"train.csv:1: there is no column text .*semicolons seem to"),
+        (
+            b"text;label\nfine;yes\nx\n",
+            r"train.csv:1: there is no column text .*semicolons seem to",
+        ),
         (b"fine,yes\nbad,no\n", r"train.csv:1: there is no column text .* there are fine, yes$"),
         (b"text,text,label\na,b,yes\n", r"train.csv:1 names two columns 'text': rename one"),
         (b"text,label\na, b,yes\n", r"train.csv:2 has 3 columns, the first row has 2: a cell with"),
@@ -478,6 +481,28 @@ def test_a_processor_of_several_labels():
         Mine.last = last
         with pytest.raises(ValueError, match=message):
             Task(Mine()).get_examples("train", "")
+
+
+def test_numbers_are_labels_by_value(tmp_path):
+    """pandas writes 1 as 1.0 in a column in which a value is missing."""
+    (tmp_path / "train.csv").write_text("a,1.0\nb,0\nc,01\n")
+    examples = own(labels=("0", "1")).get_examples(str(tmp_path), "train")
+    assert [example.label for example in examples] == ["1", "0", "1"]
+    with pytest.raises(ValueError, match="the label '1.0' is not one of 1, x"):
+        own(labels=("1", "x")).get_examples(str(tmp_path), "train")
+
+
+def test_a_labels_only_example_is_not_held_out(tmp_path):
+    labels = "a" * 8 + "b" * 6 + "cd"
+    (tmp_path / "train.csv").write_text(
+        "".join(f"t{n},{label}\n" for n, label in enumerate(labels))
+    )
+    for seed in range(5):
+        processor = TsvProcessor(tuple("abcd"), (0,), 1, dev_fraction=0.5, seed=seed)
+        train, dev = (processor.get_examples(str(tmp_path), name) for name in ("train", "dev"))
+        assert len(train) + len(dev) == 16
+        assert {"c", "d"} < {example.label for example in train}
+        assert {example.label for example in dev} == {"a", "b"}
 
 
 def test_dev_fraction(tmp_path):

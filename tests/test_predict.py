@@ -481,7 +481,7 @@ WRONG = {
         "--text_columns",
     ),
     "twice.csv": (b"text,x,x\na,b,c\n", "twice.csv:1 names two columns 'x': rename one"),
-    "json.jsonl": (b'{"text": "a"}\n{"text"\n', "json.jsonl:2 is not JSON: "),
+    "json.jsonl": (b'{"text": "a"}\n{"text"\n', "json.jsonl:2 is not JSON ("),
     "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', 'number.jsonl:2: "text" is 5, not a text'),
     "list.jsonl": (b"[1]\n", "list.jsonl:1 is not a JSON object"),
     "keys.jsonl": (b'{"a": "x", "b": "y"}\n', "keys.jsonl:1: which is the text? Give"),

@@ -9,6 +9,7 @@ import pytest
 from tables import (
     cell_text,
     find_table,
+    is_quoted,
     named_columns,
     other_separator,
     parse_columns,
@@ -63,13 +64,47 @@ def test_csv_is_what_pythons_writer_writes(tmp_path):
         (b'a,"x\ny"\rb,c\n', r"file:1 is not CSV: a carriage return alone ends a row, as on a cl"),
         (b"a,b\rc,d\r", r"file: its lines end with a carriage return alone, as on a classic Mac"),
         (b"a,b\nc\0,d\n", r"file:2 (has a NUL byte: is this a text file\?|is not CSV: line con)"),
-        ("a,b\ncafé,d\n".encode("latin-1"), r"file:2 is not UTF-8 \(invalid continuation byte\)"),
-        ("a,b\n".encode("utf-16"), r"file:1 is not UTF-8 \(invalid start byte\)"),
+        ("a,b\ncafé,d\n".encode("latin-1"), r"file:2 is not UTF-8 .*: save the file as UTF-8"),
+        ("a,b\n".encode("utf-16"), r"file is UTF-16 text, as Excel's Unicode Text is: save it as"),
     ],
 )
 def test_what_is_not_csv(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         rows(read_csv, tmp_path, content)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("named", [False, True])
+def test_what_separates_cells(separator, named, tmp_path):
+    """Spreadsheets write semicolons where the comma is the decimal sign; Excel may name them."""
+    table = [["text", "score"], ["a, b; c\td", "1,5"], ['"no"', "2"], ["line\nbreak", "0,5"]]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator).writerows(table)
+    head = f"\ufeffsep={separator}\r\n" if named else ""
+    found = rows(read_csv, tmp_path, (head + file.getvalue()).encode())
+    assert [cells for _, cells in found] == table
+    assert [number for number, _ in found] == [n + named for n in (1, 2, 3, 4)]
+
+
+def test_commas_separate_cells_unless_all_rows_show_another(tmp_path):
+    assert rows(read_csv, tmp_path, b"He came, saw;1\nShe left;0\n") == [
+        (1, ["He came, saw", "1"]), (2, ["She left", "0"])
+    ]  # fmt: skip
+    assert rows(read_csv, tmp_path, b"a;b,1\nc,0\n") == [(1, ["a;b", "1"]), (2, ["c", "0"])]
+    assert rows(read_csv, tmp_path, b"text\nHe came; he saw\n")[1] == (2, ["He came; he saw"])
+
+
+def test_quotes_of_a_csv_in_a_tsv():
+    """What pandas writes into a .tsv, and texts with quotes that are their own."""
+    for row in (
+        ['"a ""b"" c"', "x"], ['"a', 'b"', "x"], ['"first line'], ['"a"', '"x"'], ['"""b"""', "x"],
+    ):  # fmt: skip
+        assert is_quoted(row, 2), row
+    for row in (
+        ['"Yes," she said.', "x"], ['"Never"', "x"], ['5" pipe', "x"], ['say "a" "b"', "x"],
+        ["a", "b", "x"], ["short"], [""], ['"Yes" or "no"'],
+    ):  # fmt: skip
+        assert not is_quoted(row, 2), row
 
 
 def test_tsv(tmp_path):
@@ -88,10 +123,10 @@ def test_jsonl(tmp_path):
         (1, {"text": "café 😀", "label": 1}), (3, {"text": "alone"}), (4, {"b": None})
     ]  # fmt: skip
     for wrong, message in (
-        (b'{"a": 1}\n{"a": 2\n{"a": 3}\n', r"file:2 is not JSON: Expecting ',' delimiter"),
+        (b'{"a": 1}\n{"a": 2\n{"a": 3}\n', r"file:2 is not JSON \(Expecting ',' delimiter"),
         (json.dumps([{"text": "a"}]).encode(), "file:1 is not a JSON object, of which a .jsonl ha"),
-        (b"{'text': 'a'}\n", "file:1 is not JSON: "),
-        (b"[" * 100_000, "file:1 is not JSON: "),
+        (b'{\n"text": "a"\n}\n', r"file:1 is not JSON .*: a .jsonl has an object per line"),
+        (b"[" * 100_000, r"file:1 is not JSON \("),
     ):
         with pytest.raises(ValueError, match=message):
             rows(read_jsonl, tmp_path, wrong)
@@ -125,7 +160,7 @@ def test_columns():
 
 
 def test_values_of_json_as_cells():
-    values = [None, True, False, 3, -0.5, 1.0, "x ", 1e16]
-    wanted = ["", "true", "false", "3", "-0.5", "1", "x ", "10000000000000000"]
+    values = [None, float("nan"), True, False, 3, -0.5, 1.0, "x ", 1e16]
+    wanted = ["", "", "true", "false", "3", "-0.5", "1", "x ", "10000000000000000"]
     assert list(map(cell_text, values)) == wanted
     assert cell_text([1]) is cell_text({}) is None

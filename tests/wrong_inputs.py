@@ -294,7 +294,12 @@ def write_tables(folder, _):
         "both": ("train.tsv", "text\tlabel\n"),
         "none": ("train.xlsx", ""),
         "dev": ("dev.csv", good),
-        "semicolons": ("train.csv", good.replace(",", ";")),
+        "semicolons": ("train.csv", good.replace(",", ";") + "It hailed\n"),
+        "quoted": ("train.tsv", 'text\tlabel\n"It ""rained"" a lot."\tno\nIt snowed.\tyes\n'),
+        "long": ("train.tsv", "text\tlabel\nIt rained.\tno\nIt\tsnowed.\tyes\n"),
+        "alike": ("train.csv", good + "It hailed.,No\n"),
+        "several": ("train.csv", good + "It hailed.,no;yes\n"),
+        "lists": ("train.csv", "text,label\nIt rained.,\"['no', 'yes']\"\nIt snowed.,['no']\n"),
         "unquoted": ("train.csv", f"{good}It rained, and snowed.,yes\n"),
         "open": ("train.csv", good.replace("It snowed", '"It snowed')),
         "twice": ("train.csv", good.replace("text,", "text,label,")),
@@ -308,5 +313,7 @@ def write_tables(folder, _):
     for name, (file, content) in files.items():
         (folder / name).mkdir()
         (folder / name / file).write_text(content, "utf-8")
+    (folder / "utf16").mkdir()
+    (folder / "utf16/train.csv").write_text(good, "utf-16")
     for name in ("both", "dev"):
         (folder / name / "train.csv").write_text(good, "utf-8")

@@ -24,6 +24,7 @@ from configuration import BertConfig
 from files import (
     CHECKPOINTS,
     CONFIG,
+    LOG,
     RUN,
     SAFETENSORS,
     SEEDS_RESULTS,
@@ -53,6 +54,8 @@ from weights import (
 # --- what a folder holds -------------------------------------------------------------------------
 
 TENSORFLOW = "TensorFlow"  # the key of a TensorFlow checkpoint in Folder.weights
+
+ADAPTER = "adapter_config.json"  # of PEFT: the rest of the model is in another folder
 
 # Model classes, whose names are the same here and in transformers -> Folder.task.
 TASKS = {
@@ -135,7 +138,8 @@ class Folder:
     def labels(self) -> list[str] | None:
         """The names of the classes in the order of the outputs; [] for a regression.
 
-        None where no file says it, as with transformers' own names LABEL_0, LABEL_1, …
+        None where no file says it, as with transformers' own names LABEL_0, LABEL_1, …, or with two
+        outputs of one name.
         """
         if isinstance(self.run.get("labels"), list):
             return [str(label) for label in self.run["labels"]]
@@ -146,10 +150,13 @@ class Folder:
         if isinstance(names, list):
             names = dict(enumerate(names))
         try:
-            names = {int(number): str(name) for number, name in names.items()}
+            names = {int(number): name for number, name in names.items()}
         except (AttributeError, ValueError, TypeError):
             return None
-        if sorted(names) != list(range(len(names))):
+        if sorted(names) != list(range(len(names))) or None in names.values():
+            return None
+        names = {number: str(name) for number, name in names.items()}
+        if len(set(names.values())) < len(names):
             return None
         names = [names[number] for number in range(len(names))]
         generic = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
@@ -250,6 +257,11 @@ def find_start(args: argparse.Namespace) -> Folder | None:
         resumes = resumes and not args.overwrite_output_dir
         return replace(out, source=None) if resumes else None
     start = inspect_folder(init)
+    if os.path.isdir(init) and not start.source and os.path.exists(os.path.join(init, ADAPTER)):
+        raise FileNotFoundError(
+            f"--init_checkpoint {init} holds an adapter of PEFT and not the model that it adapts: "
+            f"merge them (merge_and_unload) and save the model"
+        )
     if not start.source and (inner := _folders_of_weights(init)):
         raise FileNotFoundError(
             f"--init_checkpoint {init} holds no weights, but its folders do: give one of "
@@ -403,7 +415,7 @@ def _foreign_weights(folder):
     patterns = (
         *(f"{name}.index.json" for name in WEIGHT_FILES),
         "pytorch_model-*-of-*.bin", "model-*-of-*.safetensors", "*.data-?????-of-?????",
-        "tf_model.h5", "flax_model.msgpack",
+        "tf_model.h5", "flax_model.msgpack", "adapter_model.bin", "adapter_model.safetensors",
     )  # fmt: skip
     found = {
         os.path.basename(path)
@@ -560,13 +572,19 @@ def resume_key(args, config, fingerprint, evaluated=None) -> dict[str, str]:
     """
     chooses = getattr(args, "keep_best", False) or getattr(args, "patience", None)
     may_differ = MAY_DIFFER - DECIDES_BEST if chooses else MAY_DIFFER
-    values = {name: value for name, value in vars(args).items() if name not in may_differ}
+    values = {"script": flags.script_of(args)}
+    values |= {name: value for name, value in vars(args).items() if name not in may_differ}
     init = values.pop("init_checkpoint")
     del values["bert_config_file"]
     values["meaning of --bert_config_file"] = zlib.crc32(config.to_json_string().encode())
     path = values.pop("vocab_file")
-    content = vocab_content(path, flags.tokenizer_of(args)) if path else None
-    values["content of --vocab_file"] = None if content is None else zlib.crc32(content)
+    content = None
+    if path:
+        # What ends its lines does not matter, nor blank lines at its end and a byte-order mark.
+        lines = vocab_content(path, flags.tokenizer_of(args)).decode("utf-8-sig").split("\n")
+        text = "\n".join(line.removesuffix("\r") for line in lines).rstrip("\n") + "\n"
+        content = zlib.crc32(text.encode())
+    values["content of --vocab_file"] = content
     if init is None:
         values[START] = None
     elif checksum := _checksum_of_weights(init):
@@ -674,6 +692,7 @@ def check_output_dir(args: argparse.Namespace) -> None:
                 f"--output_dir {args.output_dir} already holds a {names} that was not trained "
                 f"here: use another folder, or replace it with --overwrite_output_dir"
             )
+        refuse_users_files(args, folder)
         return
     if args.init_checkpoint:
         own = {os.path.realpath(path) for path in written_by_runs(args.output_dir)}
@@ -682,6 +701,23 @@ def check_output_dir(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"--init_checkpoint {args.init_checkpoint} is in --output_dir {args.output_dir}, "
                 f"which --overwrite_output_dir clears: use another --output_dir"
+            )
+
+
+def refuse_users_files(args: argparse.Namespace, folder: Folder) -> None:
+    """Raises ValueError if the model's files would replace a user's, which this run does not read.
+
+    Those of another model may be there, with its weights in another folder.
+    """
+    if folder.run or folder.checkpoints or os.path.exists(os.path.join(folder.path, LOG)):
+        return
+    inputs = {os.path.realpath(value) for value in vars(args).values() if isinstance(value, str)}
+    for name in (CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG):
+        path = os.path.join(folder.path, name)
+        if os.path.exists(path) and os.path.realpath(path) not in inputs:
+            raise ValueError(
+                f"--output_dir {args.output_dir} holds a {name} that no run wrote: use another "
+                f"folder, or replace it with --overwrite_output_dir"
             )
 
 

@@ -440,12 +440,14 @@ FLAGS = {
                 "from 0; needed where they have no usual names, as text or sentence1 and sentence2",
             },
             metavar="NAME[,NAME]",
+            may_differ=True,
         ),
         Flag(
             "label_column", (CLASSIFIER,), str, None,
             "column of the label, by name or by number from 0; the test file may lack it, if by "
             "number it is the last one",
             metavar="NAME",
+            may_differ=True,
         ),
         Flag(
             "multi_label", (CLASSIFIER,), bool, False,
@@ -469,6 +471,7 @@ FLAGS = {
                 "auto: it does if --text_columns are names, or if usual names are in its first row",
             },
             metavar="true|false|auto", choices=("auto", "true", "false"),
+            may_differ=True,
         ),
     ),
     "model": (
@@ -1101,6 +1104,14 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
     # lines at the end are none.
     size = max(index for word, index in vocab.items() if word) + 1
     if size > config.vocab_size:
+        from tokenization import load_vocab  # which few scripts need so early
+
+        if len(load_vocab(args.vocab_file)) <= config.vocab_size:
+            raise ValueError(
+                f"with the tokens added beside it {args.vocab_file} has {size} entries, but "
+                f"vocab_size in {args.bert_config_file} is {config.vocab_size}: resize the model's "
+                f"embeddings for them, or remove them"
+            )
         raise ValueError(
             f"{args.vocab_file} has {size} entries, but vocab_size in {args.bert_config_file} "
             f"is {config.vocab_size}: they belong to different models"

@@ -137,7 +137,7 @@ from modeling import (
 from tables import READERS, named_columns, read_jsonl, text_cells
 from tokenization import FullTokenizer
 from training import memory_advice
-from weights import read_state_dict, standard_name
+from weights import read_state_dict, standard_names
 
 MASK = "[MASK]"
 CELL = 72  # characters of a table's widest cell
@@ -278,7 +278,7 @@ def read_weights(folder: Folder, config: BertConfig) -> dict[str, torch.Tensor]:
         checkpoint = open_checkpoint(folder.source)
         found = match(checkpoint.variables, config, checkpoint.prefix)
         return {name: torch.tensor(array) for name, array in arrays(checkpoint, found)}
-    return read_state_dict(folder.source)
+    return read_state_dict(folder.asked if folder.weights else folder.source)
 
 
 def make_network(
@@ -290,7 +290,8 @@ def make_network(
     damaged, missing or of another model.
     """
     state = read_weights(folder, config)
-    shapes = {standard_name(name): list(tensor.shape) for name, tensor in state.items()}
+    names = standard_names(state, folder.asked)
+    shapes = {name: list(state[given].shape) for name, given in names.items()}
     task = next((kind for tensor, kind in HEADS.items() if tensor in shapes), None)
     # Taggers and multiple choice have a head of the same name.
     if task == CLASSES and folder.task == TAGS:

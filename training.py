@@ -66,7 +66,7 @@ from padding import BatchBuffer, PackedInputs, map_batch, to_device
 from progress import Bar, Log, summary_writer
 from tokenization import FullTokenizer
 from vocabulary import read_new_tokens
-from weights import TIED, fingerprint, load_weights, read_state_dict, standard_name
+from weights import TIED, fingerprint, load_weights, read_state_dict, standard_names
 
 # --- device and ranks ----------------------------------------------------------------------------
 
@@ -455,6 +455,11 @@ def load_initial_weights(
         else:
             raise ValueError(f"{path} is a model for {folder.task}: fine-tune it for this task")
         if any(not name.startswith("bert.") for name in unfilled) and not head_may_be_new:
+            if labels is not None and "classifier.weight" in unused:
+                raise ValueError(
+                    f"{path} was trained for another number of labels than the {len(labels)} of "
+                    f"this run ({', '.join(labels)})"
+                )
             raise ValueError(
                 f"{path} has no {', '.join(unfilled)} for this task: fine-tune it first"
             )
@@ -481,7 +486,8 @@ def has_head_of_another_task(folder: Folder, model: torch.nn.Module) -> bool:
 def load_without_classifier(model, path) -> tuple[list[str], list[str]]:
     """As `load_weights`, but leaves the classifier of the file out."""
     weights = read_state_dict(path)
-    head = [name for name in weights if standard_name(name).startswith("classifier.")]
+    names = standard_names(weights, path)
+    head = [name for other, name in names.items() if other.startswith("classifier.")]
     others = {name: tensor for name, tensor in weights.items() if name not in head}
     unfilled, unused = load_weights(model, others, source=path)
     return unfilled, unused + head

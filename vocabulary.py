@@ -24,6 +24,7 @@ TOKENIZER_VALUES = {
     ),
     "do_basic_tokenize": (True, None), "tokenize_chinese_chars": (True, None),
     "clean_text": (True, None), "wordpieces_prefix": ("##", None), "auto_map": ({}, None),
+    "normalizer": ("BertNormalizer", None), "pre_tokenizer": ("BertPreTokenizer", None),
     "word_tokenizer_type": ("basic", None), "subword_tokenizer_type": ("wordpiece", None),
     "unk_token": ("[UNK]", None), "cls_token": ("[CLS]", None), "sep_token": ("[SEP]", None),
     "pad_token": ("[PAD]", None), "mask_token": ("[MASK]", None),
@@ -65,7 +66,10 @@ class TokenizerFiles:
         return said
 
     def refuse_others(self) -> None:
-        """Raises ValueError if the tokenizer splits texts otherwise than ours can."""
+        """Raises ValueError if the tokenizer splits texts otherwise than ours can.
+
+        Or if vocab.txt and tokenizer.json, which transformers prefers, contradict each other.
+        """
         for name, allowed in TOKENIZER_VALUES.items():
             value = self.values.get(name)
             if isinstance(value, dict):  # a token with its properties
@@ -75,6 +79,25 @@ class TokenizerFiles:
                     f"the tokenizer in {self.folder} has {name} {value!r}, which is not supported: "
                     f"only {allowed[0] or allowed[1]!r} is"
                 )
+        if token := self._token_with_two_ids():
+            raise ValueError(
+                f"{VOCAB} and {TOKENIZER} in {self.folder} belong to different models, since "
+                f"{token!r} has another number in each: remove the wrong one"
+            )
+
+    def _token_with_two_ids(self):
+        """A token that vocab.txt and tokenizer.json have under different ids; None without any."""
+        paths = [os.path.join(self.folder, name) for name in (VOCAB, TOKENIZER)]
+        if not all(map(os.path.isfile, paths)):
+            return None
+        ids = load_vocab(paths[0])
+        try:
+            others = load_vocab(paths[1])
+        except ValueError:  # a tokenizer without WordPieces
+            return None
+        return next(
+            (token for token, index in others.items() if ids.get(token, index) != index), None
+        )
 
 
 def read_tokenizer_files(folder: str) -> TokenizerFiles:
@@ -97,6 +120,14 @@ def read_tokenizer_files(folder: str) -> TokenizerFiles:
     ):  # fmt: skip
         if isinstance(normalizer, dict):
             values.setdefault(name, normalizer.get(key))
+    model = whole.get("model")
+    if isinstance(model, dict):
+        values.setdefault("wordpieces_prefix", model.get("continuing_subword_prefix"))
+    # Classes that do what tokenizer.json says; the others are BERT's, whatever it says.
+    if values.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend") and whole:
+        for name in ("normalizer", "pre_tokenizer"):
+            part = whole.get(name)
+            values[name] = part.get("type") if isinstance(part, dict) else "none"
     try:
         added = _added_tokens(values, whole, listed, vocab_file)
     except (TypeError, AttributeError, LookupError, ValueError) as error:

@@ -38,6 +38,9 @@ TIED = {
 POOLER = ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
 ANCHOR = "bert.embeddings.word_embeddings.weight"
 
+# What the parts of a model whose index is missing are called.
+PART = r"-\d{5}-of-\d{5}\.(bin|safetensors)$"
+
 # Constants in some files: 0, 1, 2, … and zeros.
 CONSTANTS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
 
@@ -87,17 +90,33 @@ def standard_name(name: str) -> str:
     return re.sub(r"beta$", "bias", name)
 
 
+def standard_names(names: Iterable[str], source: str) -> dict[str, str]:
+    """{standard name: name} of the names in a file.
+
+    What a user's own module puts before the names of its only BERT, e.g. "text_encoder.", is left
+    out. Raises ValueError, naming `source`, where two names get the same standard name.
+    """
+    standard = {name: standard_name(name) for name in names}
+    anchors = [name for name in standard.values() if name.endswith(ANCHOR.removeprefix("bert"))]
+    if len(anchors) == 1 and anchors[0] != ANCHOR and not _meaning_of(anchors[0]):
+        wrapper = anchors[0].removesuffix(ANCHOR.removeprefix("bert.")).removesuffix("bert.")
+        standard = {
+            name: standard_name(other.removeprefix(wrapper)) for name, other in standard.items()
+        }
+    found = {}
+    for name, other in standard.items():
+        if found.setdefault(other, name) != name:
+            raise ValueError(f"{source} holds two models: both {found[other]} and {name}")
+    return found
+
+
 def standard_state_dict(state_dict: dict, source: str) -> dict:
     """The same tensors under their standard names, without copies of tied ones.
 
     An untied copy, which differs from its original, stays under its own name. Raises ValueError,
     naming `source`, where two tensors get the same name.
     """
-    names = {}
-    for name in state_dict:
-        other = names.setdefault(standard_name(name), name)
-        if other != name:
-            raise ValueError(f"{source} holds two models: both {other} and {name}")
+    names = standard_names(state_dict, source)
     tensors = {name: state_dict[given] for name, given in names.items()}
     for copy, original in TIED.items():
         tensor = tensors.get(copy)
@@ -117,11 +136,15 @@ def refuse_untied(tensors: Iterable[str], source: str | os.PathLike) -> None:
 def what_it_holds(names: Iterable[str]) -> str:
     """A name that a file holds instead of those of BERT, and what it means, for a message."""
     for name in names:
-        for pattern, meaning in FOREIGN_NAMES:
-            if re.search(pattern, name):
-                return f"; it holds {name}, {meaning}"
+        if meaning := _meaning_of(name):
+            return f"; it holds {name}, {meaning}"
     first = next(iter(names), None)
     return f"; it holds {first}" if first else "; it holds nothing"
+
+
+def _meaning_of(name):
+    """What a name of FOREIGN_NAMES means; None for another name."""
+    return next((text for pattern, text in FOREIGN_NAMES if re.search(pattern, name)), None)
 
 
 def load_weights(
@@ -153,9 +176,15 @@ def load_weights(
     targets = {standard_name(name): tensor for name, tensor in model.named_parameters()}
     if "cls.predictions.bias" in targets:
         refuse_untied(given, source)
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     found = {
-        name: list(tensor.shape) if tensor.is_floating_point() else str(tensor.dtype)
+        name: list(tensor.shape) if tensor.dtype in types else str(tensor.dtype)
         for name, tensor in given.items()
+    }
+    found |= {
+        name: str(tensor.layout)
+        for name, tensor in given.items()
+        if tensor.layout is not torch.strided
     }
     fitting = {name for name in targets if found.get(name) == list(targets[name].shape)}
     unfilled = sorted(targets.keys() - fitting)
@@ -174,6 +203,8 @@ def load_weights(
         there = found.get(name, "missing")
         # A single tensor that is missing needs no hint at what the others are.
         hint = "" if ANCHOR in found else what_it_holds(held)
+        if there == "missing" and re.search(PART, os.fspath(source)):
+            hint = "; it is one part of a model: give its folder"
         raise ValueError(f"{source}: {name} is {there}, the model's is {needed}{hint}")
     _refuse_more(source, unused, model)
     for name in sorted(fitting):
@@ -308,12 +339,48 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, "torch.Tensor"]:
     """{name: tensor} from a .bin or .safetensors file, a folder with one, or a checkpoint of ours.
 
     Checksums are verified where the file has any, and only tensors are unpickled. Raises
-    FileNotFoundError, or ValueError naming the file.
+    FileNotFoundError, or ValueError naming the file, and for a folder in which two files hold
+    different weights: other libraries prefer model.safetensors.
     """
+    weights = _read_files(path)
+    if os.path.isdir(path):
+        first, *others = weights_in(path)
+        for name in others:
+            try:
+                other = _read_files(os.path.join(path, name))
+                different = _first_difference(weights, other, path)
+            except (ValueError, FileNotFoundError):  # damaged, or a pointer to the file
+                continue
+            if different:
+                raise ValueError(
+                    f"{path} holds two models: {first} and {name} differ in {different}; give the "
+                    f"file that is meant, as {os.path.join(path, first)}"
+                )
+    return weights
+
+
+def _read_files(path):
+    """{name: tensor} of the files that `path` means."""
     weights = {}
     for file in find_weight_files(os.fspath(path)):
         weights.update(_read_file(file))
     return weights
+
+
+def _first_difference(weights, other, source):
+    """The first tensor that two state dicts have both, with other values; None if all agree.
+
+    One of them may be in half precision.
+    """
+    weights = standard_state_dict(weights, source)
+    other = standard_state_dict(other, source)
+    for name, tensor in weights.items():
+        if name in other and not (
+            tensor.shape == other[name].shape
+            and tensor.float().allclose(other[name].float(), rtol=1e-2, atol=1e-4, equal_nan=True)
+        ):
+            return name
+    return None
 
 
 def weights_in(folder: str | os.PathLike) -> dict[str, str]:
@@ -336,6 +403,9 @@ def find_weight_files(path: str | os.PathLike) -> list[str]:
             unread = [name for name in others if name.endswith((".h5", ".msgpack", ".onnx"))]
             if unread:
                 hint = f"; {unread[0]} is of another library and not read"
+            elif parts := [name for name in others if re.search(PART, name)]:
+                index = re.sub(PART, r".\1.index.json", parts[0])
+                hint = f"; {parts[0]} is a part of a model, whose {index} is missing: download it"
             raise FileNotFoundError(f"{path} holds neither {' nor '.join(WEIGHT_FILES)}{hint}")
         path = next(iter(found.values()))
     if not os.path.exists(path):
@@ -374,8 +444,10 @@ def _read_file(path):
             weights = read_archive(path, mmap=True)
 
     def is_state_dict(value):
-        values = value.values() if isinstance(value, dict) else [None]
-        return all(isinstance(tensor, torch.Tensor) for tensor in values)
+        items = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in items
+        )
 
     if isinstance(weights, dict) and not is_state_dict(weights):
         for name in CONTAINERS:
@@ -385,7 +457,8 @@ def _read_file(path):
         values = weights if isinstance(weights, dict) else {}
         others = [name for name, value in values.items() if not isinstance(value, torch.Tensor)]
         hint = f" (its keys: {', '.join(map(str, values))[:80]})" if values else ""
-        if len(others) < len(values):
+        others += [name for name in values if not isinstance(name, str)]
+        if others and len(others) < len(values):
             hint = f" ({others[0]} is of type {type(values[others[0]]).__name__})"
         raise ValueError(f"{path} is not a state dict: not all of its values are tensors{hint}")
     return weights
@@ -420,6 +493,8 @@ def read_archive(path: str | os.PathLike, mmap: bool = False) -> object:
     if archived:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            if entries and all(entry.filename.endswith(".npy") for entry in entries):
+                raise ValueError("an archive of NumPy arrays (.npz)")
             if sum(entry.file_size for entry in entries) > os.path.getsize(path):
                 raise ValueError("its entries claim more bytes than the file has")
             damaged = archive.testzip()

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,6 +181,55 @@ def test_weights_that_were_not_trained_here_are_not_replaced(
     assert "which no run writes and --overwrite_output_dir does not remove" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "bert_config.json", "config.json"])
+def test_a_users_files_are_not_replaced(name, tiny_model, mrpc, tmp_path, call):
+    """They may belong to another model; a run that ended early leaves its log beside its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("{}")
+    given = [*command(mrpc, "--do_train"), *model_flags(tiny_model), f"--output_dir={out}"]
+    outcome = call(run_classifier, *given)
+    assert outcome.status == 2 and contents(out) == {Path(name): b"{}"}
+    assert outcome.err.endswith(
+        f"--output_dir {out} holds a {name} that no run wrote: use another folder, or replace it "
+        f"with --overwrite_output_dir\n"
+    )
+    if name == "vocab.txt":
+        (out / "training_log.jsonl").touch()
+        call(run_classifier, *given).ok()
+        assert (out / name).read_bytes() == (tiny_model / name).read_bytes()
+
+
+def test_an_adapter_is_not_a_model(tiny_model, mrpc, tmp_path, call):
+    """transformers would load it, and its base, from a folder in which our weights are too."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    outcome = call(
+        run_classifier, *command(mrpc, "--do_train"), f"--init_checkpoint={adapter}",
+        f"--output_dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert outcome.status == 2 and "holds an adapter of PEFT and not the model" in outcome.err
+    outcome = call(
+        run_classifier, *command(mrpc, "--do_train", "--overwrite_output_dir"),
+        *model_flags(tiny_model), f"--output_dir={adapter}",
+    )  # fmt: skip
+    assert outcome.status == 2 and len(contents(adapter)) == 2
+    assert "holds adapter_model.safetensors, which no run writes" in outcome.err
+
+
+def test_another_script_is_named(trained, squad, tiny_model, call):
+    """Before the flags that differ, which only follow from it."""
+    outcome = call(
+        run_squad, "--do_train", f"--train_file={squad}/train-v1.1.json", *model_flags(tiny_model),
+        f"--output_dir={trained}", "--max_seq_length=64", "--max_query_length=16",
+        "--train_batch_size=4",
+    )  # fmt: skip
+    assert outcome.status == 2
+    assert "other settings (script was run_classifier, is run_squad; " in outcome.err
+
+
 def test_overwriting_removes_what_a_run_writes_and_nothing_else(copy, tiny_model, mrpc, call):
     own = {path.name for path in copy.iterdir()}
     (copy / "notes.txt").write_text("mine")
@@ -284,6 +334,8 @@ def test_contents_decide_not_paths(gone, unfinished, trained, tiny_model, mrpc, 
     given = model_flags(moved)
     if gone:
         (moved / "pytorch_model.bin").unlink()
+        lines = (moved / "vocab.txt").read_bytes().replace(b"\n", b"\r\n")  # from Windows
+        (moved / "vocab.txt").write_bytes(b"\xef\xbb\xbf" + lines + b"\r\n")
     outcome = call(
         run_classifier, *command(mrpc, "--do_train"), *given, f"--output_dir={unfinished}"
     ).ok()
@@ -340,7 +392,8 @@ def test_other_contents_are_noticed(name, unfinished, tiny_model, mrpc, tmp_path
         state["bert.pooler.dense.bias"] += 1
         torch.save(state, moved / name)
     elif name == "vocab.txt":
-        (moved / name).write_text((moved / name).read_text("utf-8") + "\n", "utf-8")
+        *first, one, other = (moved / name).read_text("utf-8").splitlines()
+        (moved / name).write_text("\n".join([*first, other, one]) + "\n", "utf-8")
     else:
         values = json.loads((moved / name).read_text("utf-8"))
         (moved / name).write_text(json.dumps({**values, "initializer_range": 0.01}), "utf-8")
@@ -632,8 +685,9 @@ def test_ranks_with_other_vocabularies(tiny_model, mrpc, tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS, "utf-8")
     for rank in range(2):
         (tmp_path / f"v{rank}").mkdir()
-        text = (tiny_model / "vocab.txt").read_text("utf-8")
-        (tmp_path / f"v{rank}/vocab.txt").write_text(text + "\n" * rank, "utf-8")
+        *lines, one, other = (tiny_model / "vocab.txt").read_text("utf-8").splitlines()
+        lines += [other, one] if rank else [one, other]
+        (tmp_path / f"v{rank}/vocab.txt").write_text("\n".join(lines) + "\n", "utf-8")
     more = [*model_flags(tiny_model)[1:], f"--vocab_file={tmp_path}/vRANK/vocab.txt"]
     outcome = run_ranks(2, tmp_path / "ranks.py", *command(mrpc, "--do_train"), *more,
                   f"--output_dir={tmp_path}/out")  # fmt: skip

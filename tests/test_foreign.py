@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, model_flags, roundings
+from safetensors.torch import save_file
 
 import checkpoint
 import configuration
@@ -352,6 +353,9 @@ def test_other_ways_to_name_labels(tmp_path, tiny_model, config):
         ({"0": "good", "1": "bad"}, ["0", "1"], "was trained with labels ['good', 'bad']"),
         ({"0": "a", "1": "b", "2": "c"}, ["a", "b"], "but this run has ['a', 'b']"),
         ({"0": "a", "1": "A"}, ["A", "a"], "was trained with"),
+        ({"0": "a", "1": None}, ["b", "c"], None),
+        ({"0": "a", "1": "a"}, ["b", "c"], None),
+        ({"0": True, "1": False}, ["false", "true"], [1, 0]),
     ],
 )
 def test_labels_are_compared_by_name(tmp_path, tiny_model, config, names, labels, order):
@@ -392,12 +396,34 @@ def test_casing_is_that_of_the_tokenizer(tmp_path, tiny_model, config, content, 
         ("special_tokens_map", {"unk_token": "<unk>"}, "unk_token"),
         ("special_tokens_map", {"cls_token": {"content": "<s>"}}, "cls_token"),
         ("tokenizer", {"normalizer": {"handle_chinese_chars": False}}, "tokenize_chinese_chars"),
+        ("tokenizer", {"model": {"continuing_subword_prefix": "@@"}}, "wordpieces_prefix"),
+        ("tokenizer", {"normalizer": {"type": "Sequence"}}, "normalizer"),
+        ("tokenizer", {"normalizer": None}, "normalizer"),
+        ("tokenizer", {"normalizer": {"type": "BertNormalizer"},
+                       "pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer"),
     ],
-)
+)  # fmt: skip
 def test_other_tokenizers_are_refused_by_name(tmp_path, tiny_model, config, file, content, name):
-    classifier_folder(tmp_path, tiny_model, config, {"0": "a", "1": "b"}, **{file: content})
+    files = {file: content}
+    if name in ("normalizer", "pre_tokenizer"):  # of classes that do what tokenizer.json says
+        files["tokenizer_config"] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    classifier_folder(tmp_path, tiny_model, config, {"0": "a", "1": "b"}, **files)
     with pytest.raises(ValueError, match=f"the tokenizer in {tmp_path} has {name} "):
         checkpoint.refuse_other_tokenizers(checkpoint.inspect_folder(tmp_path))
+
+
+def test_two_vocabularies_that_differ(tmp_path, tiny_model, config):
+    """transformers would take the ids of tokenizer.json, the scripts here those of vocab.txt."""
+    vocab = load_vocab(tiny_model / "vocab.txt")
+    for ids, refused in ((vocab, False), ({**vocab, "the": 9}, True)):
+        content = {"model": {"type": "WordPiece", "vocab": ids}}
+        classifier_folder(tmp_path, tiny_model, config, {"0": "a", "1": "b"}, tokenizer=content)
+        folder = checkpoint.inspect_folder(tmp_path)
+        if refused:
+            with pytest.raises(ValueError, match="'the' has another number in each: remove the wr"):
+                checkpoint.refuse_other_tokenizers(folder)
+        else:
+            checkpoint.refuse_other_tokenizers(folder)
 
 
 def test_added_tokens_are_found_in_all_three_places(tmp_path, tiny_model, config):
@@ -450,6 +476,11 @@ WRAPPED = {
     "DeepSpeed": inside("module", "module."),
     "NVIDIA": of_nvidia,
     "sentence-transformers": prefixed("0.auto_model."),
+    "a user's own module": prefixed("text_encoder."),
+    "an encoder in a user's own module": lambda state: {
+        name.replace("bert.", "encoder_q.", 1): tensor for name, tensor in state.items()
+    },
+    "bert in bert": prefixed("bert."),
 }
 
 
@@ -499,6 +530,18 @@ NAMED = {
     "a number among the tensors": (
         lambda state: {**state, "global_step": 1000}, "not a state dict",
         "(global_step is of type int)"),
+    "two models of a user's own": (
+        lambda state: {**prefixed("query_model.")(state), **prefixed("text_model.")(state)},
+        "is missing", "it holds query_model.bert."),
+    "8 bits": (
+        lambda state: {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()},
+        "bert.embeddings.LayerNorm.bias", "is torch.float8_e4m3fn, the model's is"),
+    "a sparse table": (
+        lambda state: {name: tensor.to_sparse() if tensor.dim() == 2 else tensor
+                       for name, tensor in state.items()},
+        "bert.embeddings.position_embeddings.weight", "is torch.sparse_coo, the model's is"),
+    "a number for a name": (lambda state: {**state, 3: torch.ones(1)}, "not a state dict",
+                            "(3 is of type Tensor)"),
     "two models": (
         lambda state: {**prefixed("model.")(state), **prefixed("module.")(state)},
         "holds two models: both model.bert.", " and module.bert."),
@@ -514,6 +557,41 @@ def test_what_is_not_loaded_is_named(tmp_path, config, kind):
     message = str(caught.value)
     assert str(tmp_path / "w.bin") in message and "\n" not in message
     assert name in message and meaning in message
+
+
+def test_parts_without_their_index(tmp_path, config):
+    state = new(BertForSequenceClassification, config).state_dict()
+    part = tmp_path / "pytorch_model-00001-of-00002.bin"
+    torch.save(dict([*state.items()][:9]), part)
+    model = BertForSequenceClassification(config)
+    with pytest.raises(ValueError, match="is missing, .*; it is one part of a model: give its fol"):
+        load_weights(model, part)
+    with pytest.raises(FileNotFoundError, match=r"whose pytorch_model.bin.index.json is missing:"):
+        load_weights(model, tmp_path)
+
+
+def test_an_archive_of_numpy_is_named(tmp_path, config):
+    np.savez(tmp_path / "w.npz", a=np.ones(3))
+    with pytest.raises(ValueError, match=r"w.npz is .*: an archive of NumPy arrays \(.npz\)"):
+        load_weights(BertModel(config), tmp_path / "w.npz")
+
+
+def test_two_files_with_other_weights(tmp_path, config):
+    """transformers would take model.safetensors, the scripts here pytorch_model.bin."""
+    state = new(BertForSequenceClassification, config).state_dict()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    path = tmp_path / "model.safetensors"
+    model = BertForSequenceClassification(config)
+    halves = {name.removeprefix("bert."): tensor.half() for name, tensor in state.items()}
+    save_file(halves, path, {"format": "pt"})
+    assert load_weights(model, tmp_path) == ([], [])
+
+    save_file(new(BertForSequenceClassification, config, seed=5).state_dict(), path)
+    with pytest.raises(ValueError, match=r"holds two models: pytorch_model.bin and model.safetens"):
+        load_weights(model, tmp_path)
+    assert load_weights(model, path) == ([], [])
+    path.write_bytes(POINTER)
+    assert load_weights(model, tmp_path) == ([], [])
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440473133\n"

@@ -486,10 +486,11 @@ def test_a_processor_of_several_labels():
 def test_numbers_are_labels_by_value(tmp_path):
     """pandas writes 1 as 1.0 in a column in which a value is missing."""
     (tmp_path / "train.csv").write_text("a,1.0\nb,0\nc,01\n")
-    examples = own(labels=("0", "1")).get_examples(str(tmp_path), "train")
+    columns = {"text_columns": (0,), "label_column": 1}
+    examples = own(labels=("0", "1"), **columns).get_examples(str(tmp_path), "train")
     assert [example.label for example in examples] == ["1", "0", "1"]
     with pytest.raises(ValueError, match="the label '1.0' is not one of 1, x"):
-        own(labels=("1", "x")).get_examples(str(tmp_path), "train")
+        own(labels=("1", "x"), **columns).get_examples(str(tmp_path), "train")
 
 
 def test_a_labels_only_example_is_not_held_out(tmp_path):

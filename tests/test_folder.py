@@ -688,7 +688,9 @@ def test_ranks_with_other_vocabularies(tiny_model, mrpc, tmp_path):
         *lines, one, other = (tiny_model / "vocab.txt").read_text("utf-8").splitlines()
         lines += [other, one] if rank else [one, other]
         (tmp_path / f"v{rank}/vocab.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    more = [*model_flags(tiny_model)[1:], f"--vocab_file={tmp_path}/vRANK/vocab.txt"]
+    shutil.copy(tiny_model / "pytorch_model.bin", tmp_path)  # without a vocabulary beside it
+    more = [model_flags(tiny_model)[1], f"--init_checkpoint={tmp_path}/pytorch_model.bin",
+            f"--vocab_file={tmp_path}/vRANK/vocab.txt"]  # fmt: skip
     outcome = run_ranks(2, tmp_path / "ranks.py", *command(mrpc, "--do_train"), *more,
                   f"--output_dir={tmp_path}/out")  # fmt: skip
     assert outcome.status > 0 and not (tmp_path / "out").exists()

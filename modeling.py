@@ -800,6 +800,7 @@ class BertModel(nn.Module):
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
             attention_mask = as_wide_as_ids("attention_mask", attention_mask, input_ids)
+            check_mask(attention_mask)
             unpadding = Unpadding(attention_mask, self.compute_padding, device)
         unpadding.flash = self.uses_flash_attention(unpadding, device.type)
         return unpadding
@@ -879,6 +880,17 @@ def as_wide_as_ids(name, values, input_ids):
             f"same, or {[1, width]} for every row"
         )
     return values.expand(batch, width)
+
+
+def check_mask(mask):
+    """Raises ValueError for a mask on the host with other values than 0 and 1.
+
+    One that is added to scores, 0 for tokens and -10000 for padding, would mean the opposite.
+    """
+    if mask.device.type == "cpu" and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            "attention_mask has values other than 0 and 1: give 1 for tokens, 0 for padding"
+        )
 
 
 def check_range(what, ids, size):
@@ -1098,7 +1110,7 @@ class BertForTokenClassification(nn.Module):
             return logits
         check_shape("labels", labels, unpadding.shape)
         if attention_mask is not None:
-            labels = labels.masked_fill(attention_mask == 0, NO_LABEL)
+            labels = as_indices(labels).masked_fill(attention_mask == 0, NO_LABEL)
         losses = token_loss(logits, labels)
         return losses.sum() / (labels != NO_LABEL).sum().clamp(min=1).to(losses.device), logits
 
@@ -1153,6 +1165,11 @@ def check_shape(name, values, wanted):
         raise ValueError(f"{name}: the shape is {list(values.shape)}, but must be {list(wanted)}")
 
 
+def as_indices(values: Tensor) -> Tensor:
+    """Whole numbers of any type as int64, which PyTorch's losses need; others as they are."""
+    return values if values.is_floating_point() else values.long()
+
+
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each example: [B, classes], [B] -> [B]; with one output its squared error.
 
@@ -1171,7 +1188,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return losses.mean(dim=1)
     if logits.shape[1] == 1:
         return (logits[:, 0] - labels) ** 2
-    return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(logits, as_indices(labels), reduction="none")
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -1182,7 +1199,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     check_shape("labels", labels, logits.shape[:2])
     if labels.device.type == "cpu" and labels.numel():
         check_range("label", labels.masked_fill(labels == NO_LABEL, 0), logits.shape[2])
-    labels = to_device(labels, logits.device)
+    labels = as_indices(to_device(labels, logits.device))
     logits = at_least_float32(logits).flatten(0, 1)
     losses = F.cross_entropy(logits, labels.flatten(), ignore_index=NO_LABEL, reduction="none")
     return losses.view_as(labels)
@@ -1195,7 +1212,7 @@ def span_loss(logits: Tensor, positions: Tensor) -> Tensor:
     ValueError for another shape of the positions.
     """
     check_shape("positions", positions, logits.shape[:1])
-    positions = to_device(positions, logits.device)
+    positions = as_indices(to_device(positions, logits.device))
     inside = (positions >= 0) & (positions < logits.shape[1])
     index = (positions * inside)[:, None]
     inside &= logits.gather(1, index).squeeze(1) > MASKED_SCORE
@@ -1214,7 +1231,7 @@ def masked_lm_loss(
     """
     check_shape("masked_lm_ids", ids, scores.shape[:2])
     check_shape("masked_lm_weights", weights, scores.shape[:2])
-    ids = to_device(ids, scores.device).flatten()
+    ids = as_indices(to_device(ids, scores.device)).flatten()
     weights = to_device(weights, scores.device).flatten()
     losses = F.cross_entropy(at_least_float32(scores.flatten(0, 1)), ids, reduction="none")
     if total_weight is None:

@@ -109,6 +109,21 @@ class BERTAdam(Optimizer):
     def __setstate__(self, state):
         super().__setstate__({**state, "known_on_host": None})
 
+    def add_param_group(self, param_group: dict) -> None:
+        """As Optimizer's; in training the new group joins the others' place in the schedule."""
+        if self.param_groups:
+            param_group.setdefault("step", self.param_groups[0]["step"])
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As Optimizer's. Raises ValueError for the state of another kind of optimizer."""
+        for group in state_dict["param_groups"]:
+            if missing := [name for name in self.defaults if name not in group]:
+                raise ValueError(
+                    f"the state is not that of a BERTAdam: its groups have no {', '.join(missing)}"
+                )
+        super().load_state_dict(state_dict)
+
     def get_lr(self, group: dict | None = None) -> np.float32:
         """The learning rate of the next step, of the first parameter group by default."""
         group = group or self.param_groups[0]

@@ -154,7 +154,7 @@ class Unpadding(Layout):
                 f"0 to {width - 1}"
             )
 
-        rows = packed_row.gather(1, positions).flatten()
+        rows = packed_row.gather(1, positions.long()).flatten()
         not_computed = rows < 0
         rows = to_device(rows.clamp(min=0), self.indices.device)
         if on_host and not not_computed.any():

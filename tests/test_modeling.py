@@ -1116,3 +1116,41 @@ def test_the_loss_of_several_labels_by_hand():
     assert gradients(model)["classifier.weight"].abs().min() > 0
     with pytest.raises(ValueError, match=r"labels: the shape is \[13, 3\], but must be \[13\]"):
         model(*tiny_inputs(), torch.zeros(BATCH, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("head", HEADS)
+def test_labels_and_ids_of_any_whole_number(head, dtype):
+    """Data sets of NumPy arrays are often int32."""
+
+    def inputs(kind):
+        targets = torch.arange(BATCH)
+        ids, types, mask = (tensor.to(kind) for tensor in tiny_inputs())
+        more = {
+            BertForSequenceClassification: [targets % 2],
+            BertForQuestionAnswering: [targets % 2, targets % 3],
+            BertForTokenClassification: [ids % 2],
+            BertForPreTraining: [
+                torch.zeros(BATCH, 2), torch.ones(BATCH, 2), torch.ones(BATCH, 2), targets % 2
+            ],
+        }[head]  # fmt: skip
+        return (
+            ids.int() if kind != torch.long else ids,
+            types.int(),
+            mask,
+            *(tensor.to(kind) for tensor in more),
+        )
+
+    model = tiny(head)
+    assert torch.equal(model(*inputs(dtype))[0], model(*inputs(torch.long))[0])
+
+
+@pytest.mark.parametrize("value", [-10000.0, 0.5, 2])
+def test_a_mask_of_other_values_is_refused(value):
+    """One that is added to the scores means the opposite of ours."""
+    ids, types, mask = tiny_inputs()
+    other = torch.where(mask == 1, 0.0, torch.tensor(float(value)))
+    with pytest.raises(ValueError, match="attention_mask has values other than 0 and 1: give 1"):
+        tiny()(ids, types, other)
+    for kind in (torch.bool, torch.float16, torch.int8):
+        assert torch.equal(tiny()(ids, types, mask.to(kind))[1], tiny()(ids, types, mask)[1])

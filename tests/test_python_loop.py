@@ -481,6 +481,28 @@ def test_grad_scaler_skips_a_step_that_overflowed():
     assert scaler.get_scale() == 512
 
 
+def test_a_group_that_is_added_joins_the_schedule():
+    """As with layers that are unfrozen one after another."""
+    model = tiny(BertForSequenceClassification).train()
+    model.bert.encoder.layer[0].requires_grad_(False)
+    optimizer = create_optimizer(model, 1e-3, 10, 2)
+    for _ in range(5):
+        tiny_loss(model).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    added = model.bert.encoder.layer[0].requires_grad_(True)
+    optimizer.add_param_group({"params": [*added.parameters()]})
+    *others, new = optimizer.param_groups
+    assert optimizer.get_lr(new) == optimizer.get_lr(others[0]) == pytest.approx(5e-4)
+
+
+def test_the_state_of_another_optimizer_is_named():
+    model, optimizer = model_and_optimizer()
+    state = torch.optim.AdamW(model.parameters()).state_dict()
+    with pytest.raises(ValueError, match="not that of a BERTAdam: its groups have no warmup, t_to"):
+        optimizer.load_state_dict(state)
+
+
 def test_a_closure_is_called():
     model, optimizer = model_and_optimizer()
     plain, its_optimizer = model_and_optimizer()

@@ -1104,9 +1104,9 @@ def check_model(config, vocab: dict[str, int] | None, args: argparse.Namespace) 
     # lines at the end are none.
     size = max(index for word, index in vocab.items() if word) + 1
     if size > config.vocab_size:
-        from tokenization import load_vocab  # which few scripts need so early
-
-        if len(load_vocab(args.vocab_file)) <= config.vocab_size:
+        tokens = getattr(tokenizer_of(args), "never_split", ())
+        added = [token for token in tokens if not isinstance(token, str)]
+        if added and size - len(added) <= config.vocab_size:
             raise ValueError(
                 f"with the tokens added beside it {args.vocab_file} has {size} entries, but "
                 f"vocab_size in {args.bert_config_file} is {config.vocab_size}: resize the model's "

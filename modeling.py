@@ -810,7 +810,9 @@ class BertModel(nn.Module):
         if input_ids.device.type == "cpu" and input_ids.numel():
             check_range("token id", input_ids, self.config.vocab_size)
             # Google's one-hot look-up of token types adds nothing for an id outside the table.
-            check_range("token type id", token_type_ids, self.config.type_vocab_size)
+            types = self.config.type_vocab_size
+            hint = " (type_vocab_size 1: it takes no pairs)" if types == 1 else ""
+            check_range("token type id", token_type_ids, types, hint)
 
     def uses_flash_attention(self, unpadding, device_type):
         """Whether attention may call `flash_attention`."""
@@ -893,12 +895,13 @@ def check_mask(mask):
         )
 
 
-def check_range(what, ids, size):
-    """Raises ValueError where not all `ids` are in 0..size-1."""
+def check_range(what, ids, size, hint=""):
+    """Raises ValueError, which ends with `hint`, where not all `ids` are in 0..size-1."""
     low = ids.min().item()
     high = ids.max().item()
     if low < 0 or high >= size:
-        raise ValueError(f"{what} {low if low < 0 else high} is outside the model's 0..{size - 1}")
+        wrong = low if low < 0 else high
+        raise ValueError(f"{what} {wrong} is outside the model's 0..{size - 1}{hint}")
 
 
 # --- heads ---------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ object per line. PyTorch is not imported.
 import contextlib
 import csv
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -122,6 +121,11 @@ def is_quoted(row: Sequence[str], width: int) -> bool:
 READERS = {"tsv": read_tsv, "csv": read_csv}
 
 
+def _constant(name):
+    """NaN is null: so Python and pandas have a cell that is missing, and JSON does not know it."""
+    return None if name == "NaN" else float(name)
+
+
 def read_jsonl(path: str) -> Iterator[tuple[int, dict]]:
     """Yields (line number, object) for every line that is not blank; a text alone is its "text".
 
@@ -132,7 +136,7 @@ def read_jsonl(path: str) -> Iterator[tuple[int, dict]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=_constant)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{where} is not JSON ({error}): a .jsonl has an object per line"
@@ -190,10 +194,9 @@ def other_separator(row: Sequence[str]) -> str:
 def cell_text(value: object) -> str | None:
     """A value of JSON as a cell of a table would have it; None for a list or an object.
 
-    null is an empty cell, and so is NaN, as pandas has it in place of a cell that is missing. JSON
-    has one kind of number, so 1.0 is the same as 1.
+    null is an empty cell. JSON has one kind of number, so 1.0 is the same as 1.
     """
-    if _is_missing(value):
+    if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
@@ -202,12 +205,8 @@ def cell_text(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
-def _is_missing(value):
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def text_cells(value: dict, columns: Sequence[str], where: str) -> list[str]:
-    """The texts of an object in a .jsonl; null and NaN are empty, as an empty cell of a table is.
+    """The texts of an object in a .jsonl; null is an empty one, as an empty cell of a table is.
 
     Raises ValueError, beginning with `where`.
     """
@@ -215,7 +214,7 @@ def text_cells(value: dict, columns: Sequence[str], where: str) -> list[str]:
     for name in columns:
         if name not in value:
             raise ValueError(f'{where} has no "{name}"')
-        text = "" if _is_missing(value[name]) else value[name]
+        text = "" if value[name] is None else value[name]
         if not isinstance(text, str):
             raise ValueError(f'{where}: "{name}" is {text!r}, not a text')
         texts.append(text)

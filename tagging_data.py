@@ -9,6 +9,7 @@ has a prediction.
 
 import bisect
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from itertools import accumulate
 import numpy as np
 
 from files import Tally, count, iter_lines
-from tagging_metrics import OUTSIDE, SCHEMES, is_prefixed, may_follow, split_tag
+from tagging_metrics import OUTSIDE, SCHEMES, has_entities, is_prefixed, may_follow, split_tag
 from tokenization import BasicTokenizer, FullTokenizer, is_punctuation
 
+# Other ways to write an entity's tag: B_PER, b-per, PER-B.
+OTHER_FORM = re.compile(r"[BIESLUMW][-_:.].+|.+[-_:.][BIESLUMW]|o", re.IGNORECASE)
 DOCUMENT_START = "-DOCSTART-"
 MAX_LABELS_SHOWN = 9
 
@@ -129,6 +132,11 @@ def read_examples(
         elif unknown:
             raise ValueError(unknown)
 
+    scheme = _scheme_of(labels or ())
+    if scheme and examples[0].tags is not None and (lines := broken_lines(examples, scheme)):
+        tally.notes.append(
+            f"tags that break {scheme} {len(lines):,} (the first in line {lines[0]})"
+        )
     tally.read = len(examples)
     tally.notes.append(f"words {sum(len(example.words) for example in examples):,}")
     if num_documents:
@@ -136,6 +144,13 @@ def read_examples(
     if examples[0].tags is None:
         tally.notes.append("without tags")
     return examples, tally
+
+
+def _scheme_of(labels):
+    """The scheme of a model's tags, a key of SCHEMES; None where they do not show which."""
+    letters = {label[0] for label in labels if label != OUTSIDE}
+    found = [name for name, own in SCHEMES.items() if set(own) == letters]
+    return found[0] if has_entities(labels) and len(found) == 1 else None
 
 
 def _unknown_tag(examples, path, labels):
@@ -175,7 +190,13 @@ def find_labels(examples: Sequence[TaggingExample], path: str) -> tuple[list[str
     inside = [tag for tag in tags if tag != OUTSIDE]
     if sum(map(is_prefixed, inside)) < len(inside) / 2:
         labels = sorted(tags)
-        return labels, f"{len(labels)} plain tags: {shown(labels)}"
+        text = f"{len(labels)} plain tags: {shown(labels)}"
+        if all(map(OTHER_FORM.fullmatch, inside)):
+            text += (
+                "; if they mark entities, write them as B-TYPE, I-TYPE and O: there are no figures "
+                "of entities otherwise"
+            )
+        return labels, text
 
     for tag in inside:
         if not is_prefixed(tag):
@@ -203,11 +224,8 @@ def recognize_scheme(examples: Sequence[TaggingExample], path: str) -> tuple[str
     """
     counts = Counter(pair for example in examples for pair in _pairs(example.tags))
 
-    def broken_pairs(scheme):
-        return {pair for pair in counts if not may_follow(*pair, scheme)}
-
     def num_broken(scheme):
-        return sum(counts[pair] for pair in broken_pairs(scheme))
+        return sum(number for pair, number in counts.items() if not may_follow(*pair, scheme))
 
     scheme = min(SCHEMES, key=num_broken)
     for tag, _ in counts:
@@ -216,15 +234,19 @@ def recognize_scheme(examples: Sequence[TaggingExample], path: str) -> tuple[str
                 f"{path}:{_line_of(tag, examples)}: {tag!r} is not a tag of {scheme}, which fits "
                 f"the others: one scheme is needed"
             )
-    broken = broken_pairs(scheme)
-    lines = (
+    lines = broken_lines(examples, scheme)
+    return scheme, len(lines), next(iter(lines), None)
+
+
+def broken_lines(examples: Sequence[TaggingExample], scheme: str) -> list[int]:
+    """The lines of the tags that break a scheme, a key of SCHEMES."""
+    return [
         line
         for example in examples
         # What comes after the sentence, "O", belongs to its last line.
         for pair, line in zip(_pairs(example.tags), [*example.lines, example.lines[-1]])
-        if pair in broken
-    )
-    return scheme, num_broken(scheme), next(lines, None)
+        if not may_follow(*pair, scheme)
+    ]
 
 
 def _pairs(tags):

@@ -741,3 +741,23 @@ def test_a_classifier_of_transformers_evaluates_as_it_is(tmp_path, tiny_model, c
         f"--output_dir={tmp_path / 'out'}",
     ).ok()  # fmt: skip
     assert "are reordered as ['0', '1']" in outcome.out
+
+
+def test_added_tokens_without_rows_are_named(tmp_path, tiny_model, config, mrpc, call):
+    """Whoever added them did not call resize_token_embeddings."""
+    added = {"covid19": config.vocab_size}
+    classifier_folder(tmp_path / "x", tiny_model, config, {"0": "0", "1": "1"}, added_tokens=added)
+    outcome = call(
+        run_classifier, "--task_name=MRPC", "--do_eval", f"--data_dir={mrpc}", "--max_seq_length=64",
+        f"--init_checkpoint={tmp_path / 'x'}", f"--output_dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert outcome.status == 2 and "with the tokens added beside it " in outcome.err
+    assert "resize the model's embeddings for them, or remove them" in outcome.err
+
+
+def test_another_number_of_labels_is_named(tmp_path, tiny_model, config):
+    names = {"0": "a", "1": "b", "2": "c"}
+    classifier_folder(tmp_path, tiny_model, config, names)
+    model = new(BertForSequenceClassification, config, 2)
+    with pytest.raises(ValueError, match=r"another number of labels than the 2 of this run \(a, b"):
+        load_initial_weights(model, str(tmp_path), RUNTIME, False, ["a", "b"])

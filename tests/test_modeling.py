@@ -1145,6 +1145,12 @@ def test_labels_and_ids_of_any_whole_number(head, dtype):
     assert torch.equal(model(*inputs(dtype))[0], model(*inputs(torch.long))[0])
 
 
+def test_a_model_without_pairs_says_so():
+    ids, types, mask = tiny_inputs()
+    with pytest.raises(ValueError, match=r"0..0 \(type_vocab_size 1: it takes no pairs\)"):
+        tiny(type_vocab_size=1)(ids, types, mask)
+
+
 @pytest.mark.parametrize("value", [-10000.0, 0.5, 2])
 def test_a_mask_of_other_values_is_refused(value):
     """One that is added to the scores means the opposite of ours."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 
@@ -118,9 +119,11 @@ def test_tsv(tmp_path):
 def test_jsonl(tmp_path):
     content = (
         b'\xef\xbb\xbf{"text": "caf\\u00e9 \\ud83d\\ude00", "label": 1}\r\n\n"alone"\n{"b": null}'
+        b'\n{"c": NaN, "d": [-Infinity]}'
     )
     assert rows(read_jsonl, tmp_path, content) == [
-        (1, {"text": "café 😀", "label": 1}), (3, {"text": "alone"}), (4, {"b": None})
+        (1, {"text": "café 😀", "label": 1}), (3, {"text": "alone"}), (4, {"b": None}),
+        (5, {"c": None, "d": [-math.inf]}),
     ]  # fmt: skip
     for wrong, message in (
         (b'{"a": 1}\n{"a": 2\n{"a": 3}\n', r"file:2 is not JSON \(Expecting ',' delimiter"),
@@ -160,7 +163,7 @@ def test_columns():
 
 
 def test_values_of_json_as_cells():
-    values = [None, float("nan"), True, False, 3, -0.5, 1.0, "x ", 1e16]
-    wanted = ["", "", "true", "false", "3", "-0.5", "1", "x ", "10000000000000000"]
+    values = [None, True, False, 3, -0.5, 1.0, "x ", 1e16]
+    wanted = ["", "true", "false", "3", "-0.5", "1", "x ", "10000000000000000"]
     assert list(map(cell_text, values)) == wanted
     assert cell_text([1]) is cell_text({}) is None

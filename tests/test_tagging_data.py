@@ -148,6 +148,27 @@ def test_the_order_of_tags(tmp_path):
 # --- features ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lines", ["a B_PER|b I_PER|c O", "a b-PER|b i-PER|c o", "a PER-B|b O"])
+def test_entities_in_another_form_are_told(tmp_path, lines):
+    path = tmp_path / "train.txt"
+    path.write_text(lines.replace("|", "\n"))
+    _, text = find_labels(read_examples(str(path))[0], str(path))
+    assert text.endswith("if they mark entities, write them as B-TYPE, I-TYPE and O: there are no "
+                         "figures of entities otherwise")  # fmt: skip
+
+
+def test_another_scheme_than_in_training_is_told(tmp_path):
+    """Its entities are read, but words are compared with tags that it never has."""
+    path = tmp_path / "dev.txt"
+    path.write_text("Ada B-PER\nSmith I-PER\nwent O\n")
+    bioes = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
+    _, tally = read_examples(str(path), bioes)
+    assert tally.notes == ["tags that break BIOES 1 (the first in line 3)", "words 3"]
+    assert read_examples(str(path), ["O", "B-PER", "I-PER"])[1].notes == ["words 3"]
+    path.write_text("Ada B-PER\nSmith E-PER\nwent O\n")
+    assert read_examples(str(path), bioes)[1].notes == ["words 3"]
+
+
 def test_a_tag_belongs_to_a_words_first_piece(tokenizer):
     words = ["The", "mills'", "\u200b", "of", "Zyx"]
     tags = ["O", "B-A", "O", "O", "B-A"]

@@ -913,7 +913,15 @@ class Task:
             setattr(self, attribute, getattr(processor, attribute, default))
 
         with users_code(path):
-            labels = list(processor.get_labels())
+            labels = processor.get_labels()
+            if isinstance(labels, (set, frozenset)):  # whose order differs from run to run
+                labels = sorted(labels, key=str)
+            # Where a regression has no labels, transformers' processors return [None].
+            labels = [] if labels is None else [name for name in labels if name is not None]
+        if path:
+            self.metrics = {
+                name: self._checked_metric(name, metric) for name, metric in self.metrics.items()
+            }
         self.labels = list(map(str, labels))
         if len(set(self.labels)) != len(labels) or len(labels) == 1:
             raise ValueError(
@@ -945,7 +953,11 @@ class Task:
         """
         read = self._reader(set_type, log)
         with users_code(self.path):
-            examples = list(read(data_dir))
+            examples = read(data_dir)
+        if examples is None:
+            raise ValueError(f"{self.name}: get_{set_type}_examples returned None, not examples")
+        with users_code(self.path):
+            examples = list(examples)  # of a generator, whose code runs now
         if not examples:
             raise ValueError(f"{self.name} has no examples of the {set_type} set")
         examples = [
@@ -954,6 +966,21 @@ class Task:
         ]
         tally = getattr(self.processor, "tally", None) or Tally("examples", len(examples))
         return examples, tally
+
+    def _checked_metric(self, name, metric):
+        """A user's metric as a function that returns a float, or raises ValueError."""
+
+        def checked(predictions, labels):
+            with users_code(self.path):
+                value = metric(predictions, labels)
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{self.path}: {name} of {self.name} is {value!r}, not a number"
+                ) from None
+
+        return checked
 
     def _reader(self, set_type, log):
         """The function of the data folder that reads a set."""
@@ -1012,10 +1039,12 @@ def users_code(path: str | None):
         is_ours = raised_in == os.path.dirname(os.path.realpath(__file__))
         if isinstance(error, SyntaxError) and error.filename == path:
             message = f"{path}:{error.lineno}: {error.msg}"
-        elif not own_lines or (is_ours and isinstance(error, (ValueError, OSError))):
+        elif path is None or (isinstance(error, (ValueError, OSError)) and is_ours):
             raise
         else:
-            message = f"{path}:{own_lines[-1]}: {type(error).__name__}: {error}"
+            place = f"{path}:{own_lines[-1]}" if own_lines else path
+            reason = " ".join(str(error).split())
+            message = f"{place}: {type(error).__name__}: {reason}"
         raise ValueError(message) from error
 
 

@@ -749,7 +749,8 @@ def test_added_tokens_without_rows_are_named(tmp_path, tiny_model, config, mrpc,
     classifier_folder(tmp_path / "x", tiny_model, config, {"0": "0", "1": "1"}, added_tokens=added)
     outcome = call(
         run_classifier, "--task_name=MRPC", "--do_eval", f"--data_dir={mrpc}",
-        "--max_seq_length=64", f"--init_checkpoint={tmp_path / 'x'}", f"--output_dir={tmp_path / 'out'}",
+        "--max_seq_length=64", f"--init_checkpoint={tmp_path / 'x'}",
+        f"--output_dir={tmp_path / 'out'}",
     )  # fmt: skip
     assert outcome.status == 2 and "with the tokens added beside it " in outcome.err
     assert "resize the model's embeddings for them, or remove them" in outcome.err

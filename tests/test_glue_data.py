@@ -490,7 +490,7 @@ def test_numbers_are_labels_by_value(tmp_path):
     examples = own(labels=("0", "1"), **columns).get_examples(str(tmp_path), "train")
     assert [example.label for example in examples] == ["1", "0", "1"]
     with pytest.raises(ValueError, match="the label '1.0' is not one of 1, x"):
-        own(labels=("1", "x"), **columns).get_examples(str(tmp_path), "train")
+        own(labels=("1", "x"), header="false", **columns).get_examples(str(tmp_path), "train")
 
 
 def test_a_labels_only_example_is_not_held_out(tmp_path):
@@ -766,3 +766,56 @@ def test_where_a_processor_is(tmp_path):
         load_processor("my_task")
     with pytest.raises(FileNotFoundError, match="there is no file nowhere.py"):
         load_processor("nowhere.py:Reviews")
+
+
+OWN_CLASS = """
+from run_classifier import DataProcessor, InputExample
+
+class Own(DataProcessor):
+    labels = ("no", "yes")
+    {}
+
+    def get_train_examples(self, data_dir):
+        return [InputExample("a", "text", None, "no")]
+"""
+
+
+def own_class(folder, body):
+    (folder / "own.py").write_text(OWN_CLASS.format(body))
+    return load_processor(f"{folder}/own.py:Own")
+
+
+def test_labels_of_processors_in_circulation(tmp_path):
+    """A set has another order in each run; transformers returns [None] for a regression."""
+    task = own_class(tmp_path, "def get_labels(self): return set('dcabe')")
+    assert task.labels == list("abcde")
+    for number, value in enumerate(("None", "[None]", "[]")):
+        (tmp_path / str(number)).mkdir()
+        body = f"def get_labels(self): return {value}"
+        assert own_class(tmp_path / str(number), body).problem_type == "regression"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("def __init__(self, x): pass", "own.py: TypeError: Own.__init__() missing 1 required"),
+        ("def get_dev_examples(self, d): pass", "Own: get_dev_examples returned None, not exam"),
+        ("def get_dev_examples(self, d): raise KeyError('a\\nb')", "own.py:6: KeyError: 'a"),
+        ("def get_dev_examples(self, d): yield 1 / 0", "own.py:6: ZeroDivisionError: division by"),
+        ("text_columns = 0", "own.py: TypeError: "),
+        ("metrics = {'eval_x': lambda p, l: 1 / 0}", "own.py:6: ZeroDivisionError: division by z"),
+        ("metrics = {'eval_x': lambda p, l: {}}", "own.py: eval_x of Own is {}, not a number"),
+    ],
+)
+def test_mistakes_that_show_later(body, told, tmp_path):
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\ntext\tno\n")
+    with pytest.raises(ValueError) as error:
+        task = own_class(tmp_path, body)
+        task.get_examples("dev", str(tmp_path), lambda line: None)
+        task.metrics["eval_x"]([0], [0])
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_figures_of_a_users_metric(tmp_path):
+    task = own_class(tmp_path, "metrics = {'eval_x': lambda p, l: p[0] + l[0]}")
+    assert task.metrics["eval_x"](np.array([1]), np.array([2])) == 3.0

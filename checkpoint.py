@@ -37,6 +37,7 @@ from files import (
     FolderLock,
     atomic_write,
     read_json,
+    read_run,
 )
 from flags import DECIDES_BEST, MAY_DIFFER
 from tf_checkpoint import find_prefix
@@ -516,8 +517,7 @@ def read_metadata(weights: str | None) -> dict:
     if weights is None:
         return {}
     folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
-    path = os.path.join(folder, RUN)
-    metadata = read_json(path) if os.path.isfile(path) else {}
+    metadata = read_run(folder)
     step = step_of(weights)
     return metadata if step is None else metadata | {"global_step": step}
 

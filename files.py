@@ -215,6 +215,28 @@ def read_json(path) -> dict:
     return values
 
 
+# What run.json may hold under these names; any of them may be absent or null.
+RUN_TYPES = {
+    "flags": dict, "labels": list, "never_split": (str, list), "do_lower_case": bool,
+    "strip_accents": bool, "global_step": int, "problem_type": str, "task": str, "script": str,
+}  # fmt: skip
+
+
+def read_run(folder: str | os.PathLike) -> dict:
+    """What run.json in a folder says, without what is null; {} if there is none.
+
+    Raises ValueError where it is damaged.
+    """
+    path = os.path.join(folder, RUN)
+    if not os.path.isfile(path):
+        return {}
+    values = {name: value for name, value in read_json(path).items() if value is not None}
+    for name, kind in RUN_TYPES.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ValueError(f"{path} is damaged: {name} is {values[name]!r}")
+    return values
+
+
 @dataclass
 class Tally:
     """How many rows of an input file were used, skipped and cut, and the inputs made of them."""

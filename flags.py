@@ -1073,6 +1073,11 @@ def check_output_dir(path: str, name: str = "output_dir") -> None:
     """Raises OSError where files could not be written to the folder `path`; creates nothing."""
     parent = os.path.abspath(path)
     while not os.path.exists(parent):
+        if os.path.islink(parent):
+            target = os.readlink(parent)
+            raise FileNotFoundError(
+                f"--{name} {path}: {parent} is a link to {target}, which does not exist"
+            )
         parent = os.path.dirname(parent)
     if not os.path.isdir(parent):
         raise NotADirectoryError(f"--{name} {path}: {parent} is a file")

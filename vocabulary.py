@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from files import RUN, TOKENIZER, TOKENIZER_CONFIG, VOCAB, read_json, read_lines
+from files import TOKENIZER, TOKENIZER_CONFIG, VOCAB, read_json, read_lines, read_run
 from tokenization import BRACKETED, CJK_CHAR, UNUSED, AddedToken, FullTokenizer, load_vocab
 
 # The tokens that transformers always keeps whole. In a text they are split here, as in Google's.
@@ -132,7 +132,7 @@ def read_tokenizer_files(folder: str) -> TokenizerFiles:
         added = _added_tokens(values, whole, listed, vocab_file)
     except (TypeError, AttributeError, LookupError, ValueError) as error:
         raise ValueError(f"the added tokens in {folder} are damaged: {error}") from None
-    return TokenizerFiles(folder, vocab_file, content(RUN), values, added)
+    return TokenizerFiles(folder, vocab_file, read_run(folder), values, added)
 
 
 def _added_tokens(values, whole, listed, vocab_file):

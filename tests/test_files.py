@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from files import atomic_write, find_input_files, read_lines
+from files import atomic_write, find_input_files, read_lines, read_run
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -71,3 +71,20 @@ def test_classic_mac_line_ends_are_named(tmp_path):
         read_lines(path)
     path.write_bytes(b"a\rb\n")  # part of a line
     assert read_lines(path) == ["a\rb"]
+
+
+def test_values_of_run_json(tmp_path):
+    """Null counts as absent; what no run writes is damage, and found when it is read."""
+    path = tmp_path / "run.json"
+    assert read_run(tmp_path) == {}
+    path.write_text('{"flags": null, "labels": ["a"], "more": 1}')
+    assert read_run(tmp_path) == {"labels": ["a"], "more": 1}
+    for name, value in {
+        "flags": "[]",
+        "labels": '"a,b"',
+        "never_split": "5",
+        "do_lower_case": '"no"',
+    }.items():
+        path.write_text(f'{{"{name}": {value}}}')
+        with pytest.raises(ValueError, match=f"run.json is damaged: {name} is "):
+            read_run(tmp_path)

@@ -74,6 +74,7 @@ def paths(tiny_model, mrpc, squad, tagging, tmp_path_factory):
     shutil.copy(tiny_model / "pytorch_model.bin", root / "foreign")
     (root / "shards").mkdir()
     (root / "shards/model.safetensors.index.json").write_text("{}")
+    (root / "link").symlink_to("nowhere")
     (root / "broken").mkdir()
     (root / "broken/run.json").write_text("[")
     (root / "damaged").mkdir()

@@ -103,11 +103,10 @@ class BERTAdam(Optimizer):
         self.known_on_host = None
         self.word_tables = list(word_tables)
 
-    # Without the wrapper that keeps torch.compile out of them: it imports torch._dynamo, which
-    # takes as long as PyTorch itself, two seconds at the start of every run.
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    # Optimizer's methods are called without the wrapper that keeps torch.compile out of them: it
+    # imports torch._dynamo, which takes as long as PyTorch itself, two seconds at the start of
+    # every run.
     state_dict = inspect.unwrap(Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
 
     def __getstate__(self):
         own = ("max_grad_norm", "word_tables", "warned")
@@ -120,7 +119,7 @@ class BERTAdam(Optimizer):
         """As Optimizer's; in training the new group joins the others' place in the schedule."""
         if self.param_groups:
             param_group.setdefault("step", self.param_groups[0]["step"])
-        super().add_param_group(param_group)
+        inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As Optimizer's. Raises ValueError for the state of another kind of optimizer."""
@@ -129,7 +128,7 @@ class BERTAdam(Optimizer):
                 raise ValueError(
                     f"the state is not that of a BERTAdam: its groups have no {', '.join(missing)}"
                 )
-        super().load_state_dict(state_dict)
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
 
     def get_lr(self, group: dict | None = None) -> np.float32:
         """The learning rate of the next step, of the first parameter group by default."""

@@ -30,6 +30,7 @@ from tables import (
     READERS,
     SEPARATORS,
     cell_text,
+    csv_separator,
     find_table,
     format_of,
     is_quoted,
@@ -540,7 +541,11 @@ class TsvProcessor(DataProcessor):
         number, first = _first_row(path)
         if kind == "tsv":
             refuse_quoted(first, len(first), f"{path}:{number}")
-        hint = f"columns are separated by {SEPARATORS[kind]} and counted from 0"
+        separator = csv_separator(path) if kind == "csv" else "\t"
+        separator = SEPARATORS.get(separator, repr(separator))
+        if kind == "csv" and separator != "comma":
+            log(f"{path}: {separator}s separate the cells")
+        hint = f"columns are separated by {separator}s and counted from 0"
         self.short_row_hint = hint + other_separator(first)
         has_header = self._has_header(path, set_type, log)
         if has_header and not first:
@@ -559,24 +564,22 @@ class TsvProcessor(DataProcessor):
                 rows = ((row_number, row) for row_number, row in rows if row_number > number)
             else:
                 self._skip_header(rows, set_type, path)
-        return self._checked_rows(rows, path, kind, len(first))
+        advice = "no cell may hold a tab"
+        if kind == "csv":
+            advice = f"a cell with a {separator} in it must be quoted"
+        return self._checked_rows(rows, path, kind, len(first), advice)
 
-    def _checked_rows(self, rows, path, kind, width):
+    def _checked_rows(self, rows, path, kind, width, advice):
         """The rows; raises ValueError for one that has more cells than the first, or quoted ones.
 
         Such a row has a separator in a text, so its label would be read from another column.
         """
-        advice = {
-            "csv": "a cell with a comma in it must be quoted",
-            "tsv": "no cell may hold a tab",
-        }
         for number, row in rows:
             if kind == "tsv":
                 refuse_quoted(row, width, f"{path}:{number}")
             if not is_blank(row[width:]):
                 raise ValueError(
-                    f"{path}:{number} has {len(row)} columns, the first row has {width}: "
-                    f"{advice[kind]}"
+                    f"{path}:{number} has {len(row)} columns, the first row has {width}: {advice}"
                 )
             yield number, row
 

@@ -17,7 +17,7 @@ from itertools import chain
 from files import iter_lines
 
 FORMATS = ("tsv", "csv", "jsonl")  # what a file is, by the end of its name
-SEPARATORS = {"tsv": "tabs", "csv": "commas"}
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def format_of(path: str) -> str:
@@ -57,15 +57,10 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**24)  # characters of a cell
     lines = iter_lines(path, keep_ends=True)
     first = next(lines, "")
-    num_skipped = 0
-    # Excel's way to say what separates the cells, e.g. "sep=;".
-    if named := re.fullmatch(r'"?sep=(.)"?\r?\n?', first, re.I):
-        separator = named[1]
-        num_skipped = 1
-    else:
-        separator = _separator(path)
-        lines = chain([first], lines)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    named = _named_separator(first)
+    num_skipped = 1 if named else 0
+    lines = lines if named else chain([first], lines)
+    reader = csv.reader(lines, delimiter=named or csv_separator(path), strict=True)
     number = 1 + num_skipped
     while True:
         try:
@@ -84,13 +79,16 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
         number = reader.line_num + 1 + num_skipped
 
 
-def _separator(path):
+def csv_separator(path: str) -> str:
     """The character between the cells of a .csv: a comma, unless another one is it in every row.
 
-    Where the comma is the decimal sign, spreadsheets write semicolons.
+    Where the comma is the decimal sign, spreadsheets write semicolons. Excel may begin a file with
+    the line "sep=;", which then decides. Raises what `iter_lines` does.
     """
-    if path == "-":  # read once only
+    if not os.path.isfile(path):  # stdin or a pipe, which can be read once only
         return ","
+    if named := _named_separator(next(iter_lines(path), "")):
+        return named
 
     def rows(separator):
         return filter(None, csv.reader(iter_lines(path, keep_ends=True), delimiter=separator))
@@ -101,6 +99,12 @@ def _separator(path):
             if possible == [","] or len({len(row) for row in rows(separator)}) == 1:
                 return separator
     return ","
+
+
+def _named_separator(line):
+    """The separator that the first line of a .csv names; None if it is a row."""
+    named = re.fullmatch(r'"?sep=(.)"?\r?\n?', line, re.IGNORECASE)
+    return named and named[1]
 
 
 def is_quoted(row: Sequence[str], width: int) -> bool:

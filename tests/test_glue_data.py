@@ -371,6 +371,11 @@ def test_null_is_an_empty_text(tmp_path):
         (b"text,label\na, b,yes\n", r"train.csv:2 has 3 columns, the first row has 2: a cell with"),
         (b'text,label\n"a\nb",yes\nc,maybe\n', r"train.csv:4: the label 'maybe' is not one of"),
         (b"text,label\na,\n", r"train.csv:2: the label '' is not one of no, yes"),
+        (
+            b"sep=;\ntext;label\na; b;yes\n",
+            r"train.csv:3 has 3 columns, .* a cell with a semicolon",
+        ),
+        (b"sep=;\ntext;label\na\nb\nc;yes\n", r"csv:3: expected .* are separated by semicolons"),
         (b"", r"train.csv has no examples"),
         (b"\n\n", r"train.csv has no examples"),
         (b"text,label\n", r"train.csv has no examples"),
@@ -383,6 +388,16 @@ def test_mistakes_in_a_csv(content, message, tmp_path):
         own(labels=("no", "yes"), text_columns=("text",), label_column="label").get_examples(
             str(tmp_path), "train"
         )
+
+
+def test_another_separator_is_told(tmp_path):
+    """It was found, not given."""
+    (tmp_path / "train.csv").write_text("text;label\nfine, good;yes\nbad;no\n")
+    logged = []
+    processor = own(labels=("no", "yes"), text_columns=("text",), label_column="label")
+    examples = processor.get_examples(str(tmp_path), "train", logged.append)
+    assert [example.text_a for example in examples] == ["fine, good", "bad"]
+    assert logged == [f"{tmp_path}/train.csv: semicolons separate the cells"]
 
 
 def test_short_rows_of_a_csv_are_counted(tmp_path):

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import os
+from threading import Thread
 
 import pytest
 
@@ -85,6 +87,15 @@ def test_what_separates_cells(separator, named, tmp_path):
     found = rows(read_csv, tmp_path, (head + file.getvalue()).encode())
     assert [cells for _, cells in found] == table
     assert [number for number, _ in found] == [n + named for n in (1, 2, 3, 4)]
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for content, cells in (("a;b\nc;d\n", ["c;d"]), ("sep=;\nc;d\n", ["c", "d"])):
+        writer = Thread(target=(tmp_path / "pipe").write_text, args=[content])
+        writer.start()
+        assert list(read_csv(str(tmp_path / "pipe")))[-1] == (2, cells)
+        writer.join()
 
 
 def test_commas_separate_cells_unless_all_rows_show_another(tmp_path):

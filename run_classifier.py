@@ -43,7 +43,7 @@ from glue_data import (  # noqa: F401 (all are part of this module's public name
     load_processor,
     reads_files,
 )
-from tables import parse_columns
+from tables import cell_text, parse_columns
 
 EXAMPLE = """  python run_classifier.py --task_name MRPC --do_train --do_eval \\
     --data_dir $GLUE_DIR/MRPC/ --vocab_file $BERT_BASE_DIR/vocab.txt \\
@@ -152,7 +152,8 @@ def parse_labels(text):
     with suppress(ValueError):  # also a name may begin with "["
         value = json.loads(text)
         if isinstance(value, list):
-            names = map(str, value)
+            # As a label column of a .jsonl: true is "true", 1.0 is "1".
+            names = [cell_text(name) or "" for name in value]
     return tuple(name.strip() for name in names)
 
 

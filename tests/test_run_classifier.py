@@ -793,3 +793,10 @@ def test_each_seed_has_curves_of_its_own(task, tmp_path, call):
          f"--tensorboard={curves}", f"--output_dir={out}").ok()  # fmt: skip
     written = [path.parent for path in curves.rglob("*tfevents*")]
     assert sorted(written) == [curves / f"seed-{seed}" for seed in (1, 2)]
+
+
+def test_labels_as_a_list_of_json():
+    """Numbers, true and false are what they are as labels of a .jsonl."""
+    parse = run_classifier.parse_labels
+    assert parse('["no, never", true, 1.0, 2]') == ("no, never", "true", "1", "2")
+    assert parse("[a], b") == ("[a]", "b")

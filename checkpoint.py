@@ -116,7 +116,7 @@ class Folder:
 
     @property
     def task(self) -> str | None:
-        """A value of TASKS, or "regression"; None where no file says it."""
+        """A value of TASKS, "regression" or "several scores"; None where no file says it."""
         names = self.configuration.get("architectures")
         known = [TASKS.get(name) for name in names] if isinstance(names, list) else []
         by_script = {
@@ -126,6 +126,8 @@ class Folder:
         }
         task = next(filter(None, known), None) or self.run.get("task")
         task = task or by_script.get(self.script)
+        if task == "classification" and self.problem_type == "regression":
+            return "regression" if (self.num_labels or 1) == 1 else "several scores"
         is_regression = self.run.get("labels") == [] or self.num_labels == 1
         return "regression" if task == "classification" and is_regression else task
 

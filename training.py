@@ -478,7 +478,7 @@ def has_head_of_another_task(folder: Folder, model: torch.nn.Module) -> bool:
     """Whether the classifier in a folder has the model's names but classifies something else."""
     own = TASKS.get(type(model).__name__)
     theirs = "classification" if folder.task == "regression" else folder.task
-    same_names = ("classification", "tagging", "multiple choice")
+    same_names = ("classification", "tagging", "multiple choice", "several scores")
     differs = own in same_names and theirs in same_names and own != theirs
     return differs and not folder.is_tensorflow
 

@@ -19,6 +19,7 @@ import checkpoint
 import configuration
 import convert_tf_checkpoint_to_pytorch as to_pytorch
 import extract_features
+import predict
 import run_classifier
 from configuration import BertConfig
 from convert_pytorch_checkpoint_to_tf import convert_pytorch_checkpoint_to_tf
@@ -762,3 +763,17 @@ def test_another_number_of_labels_is_named(tmp_path, tiny_model, config):
     model = new(BertForSequenceClassification, config, 2)
     with pytest.raises(ValueError, match=r"another number of labels than the 2 of this run \(a, b"):
         load_initial_weights(model, str(tmp_path), RUNTIME, False, ["a", "b"])
+
+
+def test_a_regression_with_several_outputs_is_not_a_classifier(tmp_path, tiny_model, config):
+    """transformers allows it; the softmax of its scores would mean nothing."""
+    names = {str(number): f"LABEL_{number}" for number in range(3)}
+    classifier_folder(tmp_path, tiny_model, config, names)
+    values = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**values, "problem_type": "regression"}))
+    assert checkpoint.inspect_folder(tmp_path).task == "several scores"
+    model = new(BertForSequenceClassification, config, 3)
+    with pytest.raises(ValueError, match="is a model for several scores: fine-tune it for this ta"):
+        load_initial_weights(model, str(tmp_path), RUNTIME, False, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="has no head for classification"):
+        predict.load(str(tmp_path)).classify(["a text"])

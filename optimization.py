@@ -301,7 +301,9 @@ def create_optimizer(
     num_warmup_steps: int,
     schedule: str = "warmup_linear",
 ) -> BERTAdam:
-    """BERTAdam with Google's settings for `model`."""
+    """BERTAdam with Google's settings for `model`. Raises ValueError for less than one step."""
+    if num_train_steps < 1:
+        raise ValueError(f"num_train_steps is {num_train_steps}, but must be 1 or more")
     word_tables = [m for m in model.modules() if hasattr(m, "track_gradient_sources")]
     for table in word_tables:
         table.track_gradient_sources()

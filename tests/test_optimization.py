@@ -458,6 +458,12 @@ def test_settings_out_of_range(change, words):
         BERTAdam([torch.nn.Parameter(torch.ones(1))], **{"lr": 1e-3, **change})
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_no_schedule_without_steps(warmup):
+    with pytest.raises(ValueError, match="num_train_steps is 0, but must be 1 or more"):
+        create_optimizer(tiny(), 1e-3, 0, warmup)
+
+
 def test_no_method_loads_the_compiler():
     """PyTorch's own import torch._dynamo, which takes as long as PyTorch itself."""
     code = """if True:

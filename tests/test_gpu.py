@@ -63,7 +63,7 @@ def test_flash_attention_equals_the_plain_formula(dtype):
     mask = (torch.arange(512) < torch.tensor([512, 1, 77, 128, 300])[:, None]).long()
     unpadding = Unpadding(mask, device=torch.device(DEVICE))
     qkv = torch.randn(len(unpadding.indices), 3 * 4 * 64, device=DEVICE).to(dtype).requires_grad_()
-    assert modeling.refusal(DEVICE, dtype, 64) == ""
+    assert modeling.refusal(DEVICE, dtype, 64, False) == ""
     probe = torch.randn(len(qkv), 4 * 64, device=DEVICE).to(dtype)
     found = []
     for function in (modeling.flash_attention, modeling.plain_packed_attention):
@@ -74,16 +74,40 @@ def test_flash_attention_equals_the_plain_formula(dtype):
         assert (ours - plain).abs().max() < max(limit, 2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_flash_attention_drops_at_its_rate_and_anew_each_time(dtype):
+def attention_for_training(qkv, unpadding, dropout_prob):
+    """By the path that a model takes: in float32 the padded one, where the kernel drops wrongly."""
+    unpadding.flash = not modeling.refusal(DEVICE, qkv.dtype, 64, True)
+    assert unpadding.flash or qkv.dtype == torch.float32
+    return modeling.attention(qkv, unpadding, 4, dropout_prob)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_drops_at_its_rate_and_anew_each_time(dtype):
     unpadding = Unpadding(torch.ones(8, 128, dtype=torch.long), device=torch.device(DEVICE))
     qkv = torch.zeros(1024, 3 * 4 * 64, device=DEVICE)  # equal scores
     qkv[:, 2 * 4 * 64 :] = 1  # and values of 1: each output is the share that stays, scaled
-    qkv = qkv.to(dtype)
-    one, other = (modeling.flash_attention(qkv, unpadding, 4, 0.1).float() for _ in range(2))
+    one, other = (attention_for_training(qkv.to(dtype), unpadding, 0.1).float() for _ in range(2))
     assert abs(one.mean() - 1) < 0.01 and not torch.equal(one, other)
     # Of 128 keys: a standard deviation of √(0.1 / 0.9 / 128).
     assert abs(one[:, ::64].std() / (0.1 / 0.9 / 128) ** 0.5 - 1) < 0.1
+    # No two sequences and no two heads drop the same.
+    shares = one[:, ::64].unflatten(0, (8, 128)).transpose(1, 2).flatten(0, 1)  # [8*4, 128]
+    assert len(shares.unique(dim=0)) == len(shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_drops_alike_forward_and_backward(dtype):
+    """The output is then linear in the values, with this gradient."""
+    mask = (torch.arange(300) < torch.tensor([300, 1, 77, 128])[:, None]).long()
+    unpadding = Unpadding(mask, device=torch.device(DEVICE))
+    qkv = torch.randn(len(unpadding.indices), 3 * 4 * 64, device=DEVICE).to(dtype).requires_grad_()
+    context = attention_for_training(qkv, unpadding, 0.5)
+    probe = torch.randn_like(context)
+    (grad,) = torch.autograd.grad(context, qkv, probe)
+    values, grads = (x.detach()[:, 2 * 4 * 64 :].double() for x in (qkv, grad))
+    products = context.detach().double() * probe.double()
+    error = (products.sum() - (values * grads).sum()).abs() / products.square().sum().sqrt()
+    assert error < (1e-3 if dtype == torch.float32 else 0.05)
 
 
 def train_step(model, optimizer):

@@ -11,6 +11,7 @@ batch, the learning rates, and the seed of dropout, which the graph takes from t
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -83,6 +84,7 @@ class GraphedStep:
         try:
             return self.capture_in_pool(prepared)
         except Exception as error:  # of any kind: the eager step raises it again if it is real
+            error = error.__context__ or error  # The end of a spoilt capture raises another one.
             lines = str(error).strip().splitlines() or [""]
             return self.give_up(f"a step cannot be captured: {type(error).__name__}: {lines[0]}")
 
@@ -174,6 +176,11 @@ class Capture:
             torch.cuda.set_stream(current)
             generator = torch.cuda.default_generators[self.device.index]
             generator.graphsafe_set_state(torch.Generator(self.device))
+            # It also leaves its pool open, whose memory could never be used again. After an error
+            # before or beside the capture the pool is closed, and this raises.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
+                torch._C._cuda_releasePool(self.device.index, self.pool)
             raise
 
         def replay():

@@ -233,6 +233,8 @@ def cuda(monkeypatch):
     pools, main = itertools.count(), Stream("main")
     calls_of_a_graph = SimpleNamespace(replay=lambda: calls.append("replay"))
     generator = SimpleNamespace(graphsafe_set_state=note("generator"))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", note("close pool"))
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", note("release pool"))
     for name, value in {
         "Stream": lambda device: Stream("side"), "current_stream": lambda device: main,
         "stream": stream, "graph": graph, "set_stream": lambda stream: calls.append(stream.name),
@@ -263,12 +265,34 @@ def test_a_capture_warms_up_on_its_stream_and_lets_other_threads_allocate(cuda):
 
 
 @pytest.mark.parametrize("where", ("warm up", "step"))
-def test_a_failed_capture_gives_back_stream_and_generator(cuda, where):
+def test_a_failed_capture_gives_back_stream_generator_and_memory(cuda, where, monkeypatch):
     capture = cuda_graphs.Capture(torch.device("cuda", 0))
     functions = [refuse if where == name else list for name in ("warm up", "step")]
     with pytest.raises(RuntimeError, match="operation not permitted"):
         capture(*functions)
-    assert cuda[-2:] == ["main", ("generator", "new on cuda:0")]
+    freed = [("close pool", 0, 0), ("release pool", 0, 0)]
+    assert cuda[-4:] == ["main", ("generator", "new on cuda:0"), *freed]
+    # PyTorch's answer where no capture has begun, or where it has ended well.
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", refuse)
+    cuda.clear()
+    with pytest.raises(RuntimeError, match="operation not permitted"):
+        capture(*functions)
+    assert freed[1] not in cuda
+
+
+def test_the_reason_is_what_spoilt_the_capture_first():
+    run = Run()
+
+    def spoilt(warm_up, step):
+        try:
+            refuse()
+        finally:
+            raise RuntimeError("the capture was invalidated")
+
+    spoilt.new_pool = lambda: None
+    run.step.capture = spoilt
+    run.train([0])
+    assert run.lines[0].endswith(": RuntimeError: operation not permitted when stream is capturing")
 
 
 def test_the_time_of_the_first_step_is_printed_once():

@@ -16,11 +16,14 @@ import torch
 from graph_helpers import MULTIPLE, STEPS, TASKS, TaskRun, assert_same_bits, features, refuse
 from helpers import SAMPLES, assert_same_weights, losses, model_flags
 from model_helpers import BATCH, worst
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import checkpoint
 import cuda_graphs
 import run_classifier
 import training
+from modeling import BertModel
 from optimization import BERTAdam
 from padding import BatchBuffer, PackedInputs, map_batch
 from training import Runtime, StepTotals
@@ -201,6 +204,76 @@ def test_a_mistake_in_a_batch_is_reported_as_without_graphs():
     wrong = map_batch(lambda t: t[:-1] if t.shape == (BATCH,) else t, prepared.batch)
     with pytest.raises(ValueError, match=r"labels: the shape is \[12\]"):
         run.step([1], BatchBuffer(wrong, CPU))
+
+
+# --- no waiting ----------------------------------------------------------------------------------
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails where an operation reads or makes a tensor on the host."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+                raise RuntimeError(f"{operation} has a tensor on the host")
+        return result
+
+
+class WatchedRecorder(Recorder):
+    """A Recorder whose steps keep to the device."""
+
+    def __call__(self, warm_up, step):
+        def watched_step():
+            with OnDevice():
+                return step()
+
+        return super().__call__(warm_up, watched_step)
+
+
+def half_linear(x, weight, bias):
+    """As F.linear under autocast."""
+    x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
+    return torch.addmm(bias, x, weight.t())
+
+
+def fused_adamw(*lists, lr, **more):
+    """The kernel does not exist for `meta`: only what it asks of its arguments."""
+    params, grads, m, v, _, steps = lists
+    assert len(params) == len(steps) > 0
+    for same in zip(params, grads, m, v):
+        assert len({(x.dtype, x.shape, x.stride()) for x in same}) == 1
+    for scalar in (*steps, more["grad_scale"], *([lr] if isinstance(lr, torch.Tensor) else [])):
+        assert scalar.dtype == torch.float32 and scalar.shape == () and scalar.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "task, path",
+    [*((task, "float32 kernel") for task in TASKS),
+     ("classification", "padded"), ("pre-training", "half kernel")],
+)  # fmt: skip
+def test_a_step_needs_no_value_from_the_device(task, path, monkeypatch):
+    """With tensors on `meta`, which have no values, in place of a GPU's.
+
+    They raise where the host would wait for a value, and a captured step touches no tensor on the
+    host at all. The kernels' arguments are checked by PyTorch's own functions for shapes.
+    """
+    autocast = torch.autocast  # which does not know `meta`
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *args, **more: autocast("cpu", *args, **more)
+    )
+    monkeypatch.setattr(
+        BertModel, "uses_flash_attention", lambda self, unpadding, kind: path != "padded"
+    )
+    if path == "half kernel":
+        monkeypatch.setattr(torch.nn.functional, "linear", half_linear)
+    monkeypatch.setattr(torch, "_fused_adamw_", fused_adamw)
+    monkeypatch.setattr(BERTAdam, "_warn_if_dense", lambda self: None)
+    for graphs in (True, False):
+        run = TaskRun(task, capture=WatchedRecorder, device="meta", graphs=graphs)
+        del run.model.bert.encoder.layer[2:]  # `meta` is slow
+        loss = run.step(*run.prepared(0))
+        assert loss.device.type == "meta" and loss.shape == () and not run.lines
 
 
 @pytest.fixture

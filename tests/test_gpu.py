@@ -6,6 +6,7 @@ conftest.py hides GPUs from the tests, so that they run alike everywhere; these 
 """
 
 import copy
+import gc
 import os
 import re
 from contextlib import contextmanager
@@ -283,6 +284,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(monkeypatch):
     assert torch.cuda.current_stream() == stream
     losses_of = [each.train(range(1, STEPS)) for each in (run, eager)]
     assert np.isfinite(losses_of).all()
+    gc.collect()
     torch.cuda.empty_cache()
     pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
     assert capture.pool not in pools

@@ -43,6 +43,9 @@ class Recorder:
     def new_pool(self):
         self.calls.append("pool")
 
+    def free_pool(self):
+        self.calls.append("free pool")
+
     def __call__(self, warm_up, step):
         number = self.captures
         self.captures += 1
@@ -319,8 +322,6 @@ def cuda(monkeypatch):
     pools, main = itertools.count(), Stream("main")
     calls_of_a_graph = SimpleNamespace(replay=lambda: calls.append("replay"))
     generator = SimpleNamespace(graphsafe_set_state=note("generator"))
-    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", note("close pool"))
-    monkeypatch.setattr(torch._C, "_cuda_releasePool", note("release pool"))
     for name, value in {
         "Stream": lambda device: Stream("side"), "current_stream": lambda device: main,
         "stream": stream, "graph": graph, "set_stream": lambda stream: calls.append(stream.name),
@@ -351,19 +352,34 @@ def test_a_capture_warms_up_on_its_stream_and_lets_other_threads_allocate(cuda):
 
 
 @pytest.mark.parametrize("where", ("warm up", "step"))
-def test_a_failed_capture_gives_back_stream_generator_and_memory(cuda, where, monkeypatch):
+def test_a_failed_capture_gives_back_stream_and_generator(cuda, where):
     capture = cuda_graphs.Capture(torch.device("cuda", 0))
     functions = [refuse if where == name else list for name in ("warm up", "step")]
     with pytest.raises(RuntimeError, match="operation not permitted"):
         capture(*functions)
-    freed = [("close pool", 0, 0), ("release pool", 0, 0)]
-    assert cuda[-4:] == ["main", ("generator", "new on cuda:0"), *freed]
-    # PyTorch's answer where no capture has begun, or where it has ended well.
-    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", refuse)
-    cuda.clear()
-    with pytest.raises(RuntimeError, match="operation not permitted"):
-        capture(*functions)
-    assert freed[1] not in cuda
+    assert cuda[-2:] == ["main", ("generator", "new on cuda:0")]
+
+
+@pytest.mark.parametrize("is_open", (True, False))
+@pytest.mark.parametrize("kept, in_use", ((True, False), (True, True), (False, False)))
+def test_the_pool_of_a_failed_capture_is_freed_once(cuda, is_open, kept, in_use, monkeypatch):
+    """Versions of PyTorch leave it open and kept, or only kept, or free it themselves."""
+
+    def note(*call):
+        cuda.append(call)
+
+    close = note if is_open else refuse
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *place: close("close", *place))
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *place: note("release", *place))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("empty"))
+    segments = [{"segment_pool_id": "another", "active_size": 0}]
+    if kept:
+        segments.append({"segment_pool_id": 0, "active_size": 512 if in_use else 0})
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    cuda_graphs.Capture(torch.device("cuda", 0)).free_pool()
+    closed = [("close", 0, 0)] if is_open else []
+    released = [("release", 0, 0), ("empty",)] if kept and not in_use else []
+    assert cuda == [*closed, ("empty",), *released]
 
 
 def test_the_reason_is_what_spoilt_the_capture_first():
@@ -375,7 +391,7 @@ def test_the_reason_is_what_spoilt_the_capture_first():
         finally:
             raise RuntimeError("the capture was invalidated")
 
-    spoilt.new_pool = lambda: None
+    spoilt.new_pool = spoilt.free_pool = lambda: None
     run.step.capture = spoilt
     run.train([0])
     assert run.lines[0].endswith(": RuntimeError: operation not permitted when stream is capturing")

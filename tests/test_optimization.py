@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings
+from helpers import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings, run
 from model_helpers import (
     BATCH,
     LOSS,
@@ -456,3 +456,20 @@ def test_constant_rate_and_no_warm_up():
 def test_settings_out_of_range(change, words):
     with pytest.raises(ValueError, match=words):
         BERTAdam([torch.nn.Parameter(torch.ones(1))], **{"lr": 1e-3, **change})
+
+
+def test_no_method_loads_the_compiler():
+    """PyTorch's own import torch._dynamo, which takes as long as PyTorch itself."""
+    code = """if True:
+        import sys, torch
+        from optimization import BERTAdam
+
+        parameter = torch.zeros(3, requires_grad=True)
+        optimizer = BERTAdam([parameter], lr=1e-3)
+        (parameter - 1).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        print("torch._dynamo" in sys.modules, parameter.grad, parameter.min().item() > 0)
+    """
+    assert run("-c", code).ok().out == "False None True\n"

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, model_flags, run, start, write_tiny_model
+from helpers import ROOT, model_flags, run, start, warm_python, write_tiny_model
 
 import predict
 import run_classifier
@@ -611,7 +611,7 @@ def at_a_terminal(*argv, typed=()):
     """What a terminal shows of the command; a line of `typed` is sent at each prompt."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "predict.py", *map(str, argv)], cwd=ROOT, stdout=theirs,
+        [*warm_python(), "predict.py", *map(str, argv)], cwd=ROOT, stdout=theirs,
         stderr=subprocess.STDOUT, stdin=theirs if typed else subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "70", "TERM": "dumb"},
     )  # fmt: skip

@@ -24,9 +24,10 @@ import modeling
 import run_classifier
 from cuda_graphs import Capture
 from data import model_inputs, packed_inputs
-from modeling import BertConfig
+from modeling import BertConfig, BertForQuestionAnswering
 from optimization import BERTAdam, create_optimizer
 from padding import Unpadding
+from training import AutocastForward, Runtime
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
@@ -170,6 +171,30 @@ def test_a_step_does_not_wait_for_the_device(head, dtype):
             train_step(model, optimizer)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_replicas_in_threads_compute_in_the_runs_precision(dtype):
+    """By DataParallel's own threads, with two copies of a model on one GPU."""
+    runtime = Runtime(torch.device(DEVICE, 0), dtype=dtype)
+    model = tiny(BertForQuestionAnswering, initializer_range=0.3).to(runtime.device)
+    inputs = [tensor.to(runtime.device) for tensor in tiny_inputs()]
+    seen = []
+    copies = [AutocastForward(copy.deepcopy(model), runtime) for _ in range(2)]
+    for each in copies:
+        each.module.bert.encoder.layer[0].intermediate.dense.register_forward_hook(
+            lambda module, args, output: seen.append(output.dtype)
+        )
+    with runtime.autocast():
+        wanted = model(*inputs)
+        outputs = torch.nn.parallel.parallel_apply(copies, [inputs] * 2, devices=[0, 0])
+    assert seen == [dtype] * 2
+    tokens = inputs[2].bool()
+    for each, found in zip(copies, outputs):
+        for ours, its in zip(found, wanted):
+            assert torch.allclose(ours[tokens], its[tokens], rtol=0.01, atol=0.01)
+        found[0][tokens].sum().backward()
+        assert each.module.bert.embeddings.word_embeddings.weight.grad.isfinite().all()
 
 
 # --- steps as CUDA graphs ------------------------------------------------------------------------

@@ -478,7 +478,7 @@ def test_no_method_loads_the_compiler():
 
 
 def test_a_number_that_has_not_arrived_from_the_gpu_warns_of_nothing(monkeypatch):
-    """The host may be steps ahead: what it reads of the step before may not have been copied yet."""
+    """The host may be ahead: what it reads of the step before may not have been copied yet."""
     ones, sent = torch.ones, []
 
     class Pinned:

@@ -182,7 +182,8 @@ class BERTAdam(Optimizer):
                 seen = known
             else:
                 # What the step before sent: to wait for this step's would cost the GPU's time.
-                self.known_on_host = torch.empty((), pin_memory=True)
+                # It is 1 until that has arrived.
+                self.known_on_host = torch.ones((), pin_memory=True)
                 self.known_on_host.copy_(known, non_blocking=True)
             if seen is not None and not seen:
                 self.warned = True

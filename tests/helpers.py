@@ -83,7 +83,9 @@ class Outcome:
 @cache
 def warm_python():
     """What to put before the arguments of Python, so that they cost no import of PyTorch."""
-    if not warm.IS_POSSIBLE:
+    # With a GPU (conftest.py hides it from all tests but test_gpu.py) a fork would be lost if an
+    # import had so much as counted the GPUs.
+    if not warm.IS_POSSIBLE or os.environ.get("CUDA_VISIBLE_DEVICES"):
         return [sys.executable]
     folder = tempfile.mkdtemp()
     server = warm.Server(folder, {**os.environ, "OMP_NUM_THREADS": "1"})

@@ -243,8 +243,8 @@ DECIDE = {
 }  # fmt: skip
 DECIDE_IN = {
     "run_classifier": {
-        "class_weights", "compute_padding", "dev_fraction", "doc_stride", "header", "label_column",
-        "labels", "language", "multi_label", "num_train_epochs", "task_name", "text_columns",
+        "class_weights", "compute_padding", "dev_fraction", "doc_stride",
+        "labels", "language", "multi_label", "num_train_epochs", "task_name",
         "warmup_proportion",
     },
     "run_squad": {
@@ -269,7 +269,7 @@ def test_flags_that_a_resumed_run_must_repeat(script):
     key = checkpoint.resume_key(args, config, 0).keys()
     assert key == {
         *DECIDE, *DECIDE_IN[script], "meaning of --bert_config_file", "content of --vocab_file",
-        "content of --init_checkpoint", "training examples",
+        "content of --init_checkpoint", "training examples", "script",
     }  # fmt: skip
     # With --keep_best or --patience what is evaluated, and when, decides the result too.
     evaluation = {

@@ -250,7 +250,7 @@ def find_start(args: argparse.Namespace) -> Folder | None:
         resumes = resumes and not args.overwrite_output_dir
         return replace(out, source=None) if resumes else None
     start = inspect_folder(init)
-    if not start.source and (inner := _folders_of_weights(init)):
+    if not start.source and (inner := folders_of_weights(init)):
         raise FileNotFoundError(
             f"--init_checkpoint {init} holds no weights, but its folders do: give one of "
             f"{', '.join(inner)}"
@@ -262,7 +262,7 @@ def find_start(args: argparse.Namespace) -> Folder | None:
     raise FileNotFoundError(_not_found(init))
 
 
-def _folders_of_weights(path):
+def folders_of_weights(path: str | os.PathLike) -> list[str]:
     """The folders in a folder that hold weights, as checkpoint-500 of transformers' Trainer."""
     if not os.path.isdir(path):
         return []

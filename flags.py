@@ -1034,7 +1034,8 @@ def run(function: Callable, *arguments):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             error = f"{error.filename}: {error.strerror}"
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt as error:
@@ -1081,7 +1082,8 @@ def check_output_file(path: str, name: str, inputs: Iterable[str]) -> None:
     """Raises ValueError or OSError where the file `path` could not be written, or is an input."""
     if os.path.isdir(path):
         raise ValueError(f"--{name} {path} is a folder: give a file to write")
-    check_output_dir(os.path.dirname(path) or ".", name)
+    if os.path.isfile(path) or not os.path.exists(path):  # else a device or a pipe
+        check_output_dir(os.path.dirname(path) or ".", name)
     for other in filter(None, inputs):  # without flags that were not given
         if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
             raise ValueError(f"--{name} {path} is one of the input files: pass another one")

@@ -60,6 +60,8 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
             reason = str(error)
             if reason.startswith("new-line character"):  # and advice for a Python programmer
                 reason = "a carriage return alone ends a row, as on a classic Mac"
+            elif reason == "unexpected end of data":
+                reason = "a cell begins with a quotation mark that is not closed"
             raise ValueError(f"{path}:{number} is not CSV: {reason}") from None
         if cells is None:
             return

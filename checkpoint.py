@@ -425,6 +425,23 @@ def save_model(
     """
     if not runtime.is_main:
         return
+    _save_description(args, runtime, model, config, metadata)
+
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    size = sum(array.nbytes for array in arrays.values())
+    safetensors = os.path.join(args.output_dir, SAFETENSORS)
+    if args.save_safetensors:
+        write_safetensors(safetensors, arrays)
+    else:
+        # Other libraries would read an earlier run's weights instead of these.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(safetensors)
+    # Last, because this file marks the run as finished.
+    write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
+
+
+def _save_description(args, runtime, model, config, metadata) -> None:
+    """Writes all but the weights that `save_model` writes; run.json last."""
     # The model that is written ties its tables, whatever the one that was read did.
     config = replace(config, tie_word_embeddings=True)
     _save_config(args, config)
@@ -440,22 +457,10 @@ def save_model(
         "torch": torch.__version__,
         **metadata,
     }
-    json_files = {RUN: metadata, TRANSFORMERS_CONFIG: transformers_config(model, config, metadata)}
+    json_files = {TRANSFORMERS_CONFIG: transformers_config(model, config, metadata), RUN: metadata}
     for name, values in json_files.items():
         with atomic_write(os.path.join(args.output_dir, name)) as file:
             json.dump(values, file, indent=2)
-
-    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-    size = sum(array.nbytes for array in arrays.values())
-    safetensors = os.path.join(args.output_dir, SAFETENSORS)
-    if args.save_safetensors:
-        write_safetensors(safetensors, arrays)
-    else:
-        # Other libraries would read an earlier run's weights instead of these.
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(safetensors)
-    # Last, because this file marks the run as finished.
-    write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
 
 
 def _save_config(args, config) -> None:
@@ -774,11 +779,15 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
     return state
 
 
-def save_checkpoint(args, runtime, model, optimizer, step, scale, key, evaluation=None) -> None:
+def save_checkpoint(
+    args, runtime, model, optimizer, step, scale, key, evaluation=None, metadata=None
+) -> None:
     """Writes checkpoint-`step`.pt and removes the oldest beyond --keep_checkpoints.
 
-    `evaluation` is the state of the run's Evaluator, with its best weights. Raises OSError, or
-    ValueError if a weight is not finite; the checkpoints there are then kept.
+    `evaluation` is the state of the run's Evaluator, with its best weights. `metadata` is that of
+    `save_model`, all of which but the weights is written, too: of a run that is killed the
+    checkpoint can be used as a finished run's weights. Raises OSError, or ValueError if a weight is
+    not finite; the checkpoints there are then kept.
     """
     if not runtime.is_main:
         return
@@ -794,9 +803,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, key, evaluatio
     for name, tensor in state["model"].items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite after step {step}: stopped without saving")
-    if not os.path.exists(os.path.join(args.output_dir, CONFIG)):
-        # So that --init_checkpoint …/checkpoint-N.pt needs no other file either.
-        _save_config(args, getattr(model, "bert", model).config)
+    _save_description(args, runtime, model, getattr(model, "bert", model).config, metadata or {})
     save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
 
     old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]

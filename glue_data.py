@@ -228,7 +228,8 @@ class DataProcessor:
             if is_blank(row):
                 continue
             has_label = not set_type.startswith("test") and len(row) > self.label_column
-            if has_label and row[self.label_column].strip() in self.labels:
+            is_example = has_label and row[self.label_column].strip() in self.labels
+            if is_example or row[0].strip().isdecimal():  # an index, a label or a score
                 raise ValueError(
                     f"{path}:{number} is an example, but the file should begin with a header"
                 )

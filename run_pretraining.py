@@ -216,9 +216,11 @@ def execute(args) -> None:
             evaluator = training.Evaluator(
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
-        global_step = training.train(args, runtime, model, instances, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
+        global_step = training.train(
+            args, runtime, model, instances, compute_loss, evaluator, metadata=casing
+        )
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
 
     os.makedirs(args.output_dir, exist_ok=True)

@@ -283,10 +283,16 @@ def score_question(qa, context, answer):
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
         **answered_question(qa, context, answer),
-        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
+        "gold": [(offset_of(gold), gold["text"]) for gold in qa.get("answers") or []],
         "exact": exact > 0,
         "f1": figures["f1"] / 100,
     }
+
+
+def offset_of(gold):
+    """Where a gold answer begins; -1 where the file does not say it."""
+    start = gold.get("answer_start")
+    return -1 if start is None else int(start)
 
 
 def answered_question(qa, context, answer):

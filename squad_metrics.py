@@ -270,9 +270,12 @@ def _questions(dataset):
     try:
         paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
         questions = {question_id(qa): qa for paragraph in paragraphs for qa in paragraph["qas"]}
+        for qas_id, qa in questions.items():
+            if qa.get("is_impossible") and qa.get("answers") is None:
+                questions[qas_id] = {**qa, "answers": []}
         # Joining fails with a TypeError if any answer is not a text.
         "".join(answer["text"] for qa in questions.values() for answer in qa["answers"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the dataset is not a SQuAD file with answers ({error!r})") from None
     if not questions:
         raise ValueError("the dataset has no questions")

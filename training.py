@@ -972,7 +972,7 @@ def read_losses(runtime, unread, log, signals) -> bool:
     for step, loss in zip(steps, losses):
         if not math.isfinite(loss):
             raise ValueError(
-                f"the loss at step {step} is {loss}: stopped; earlier checkpoints, if any, are kept. "
+                f"the loss at step {step} is {loss}: stopped; earlier checkpoints stay. "
                 f"Lower --learning_rate, or use float32"
             )
     log.add(steps, losses, learning_rates)

@@ -741,7 +741,6 @@ def test_mistakes_in_a_processor(change, name, told, tmp_path):
         ("mrpc", "test", "0\t1\t2\tIt rained.\tRain fell."),  # without a label to know it by
         ("cola", "test", "0\tIt rained."),
         ("sts-b", "train", "0\tg\tf\ty\t1\ta\tb\tIt rained.\tRain fell.\t5.0"),
-        ("mnli", "dev_matched", "0\t1\t2\tg\tp\tp\tp\tp\ta\tb\tl\tl\tl\tl\tl\tneutral"),
     ],
 )
 def test_a_file_without_its_header_does_not_lose_a_row(task, name, row, tmp_path):

@@ -98,6 +98,12 @@ def test_version_2_without_unanswerable_questions():
     assert "HasAns_exact" in result and "NoAns_exact" not in result
 
 
+def test_an_impossible_question_needs_no_list_of_answers():
+    dataset = squad({"is_impossible": True}, {"is_impossible": True, "answers": None}, answers("b"))
+    result = evaluate(dataset, {"q0": "", "q1": "x", "q2": "b"})
+    assert (result["NoAns_exact"], result["HasAns_exact"], result["total"]) == (50, 100, 3)
+
+
 def test_version_2_unanswered_scores_0(capsys):
     result = evaluate(squad(answers_2(), answers_2("cat")), {})
     assert result["exact"] == result["f1"] == 0

@@ -36,6 +36,7 @@ PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
 REPORT = "report.html"
+PREDICTIONS_REPORT = "predictions.html"  # of predictions alone, beside the report of a run
 CHECKPOINTS = "checkpoint-*.pt"
 
 # Patterns of everything that a run of ours writes to its --output_dir, and nothing else: what
@@ -43,9 +44,9 @@ CHECKPOINTS = "checkpoint-*.pt"
 WRITTEN = (
     *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
     SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", TEST_PREDICTIONS,
-    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, CHECKPOINTS,
-    "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv", "STS-B.tsv", "QQP.tsv",
-    "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
+    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT,
+    PREDICTIONS_REPORT, CHECKPOINTS, "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv",
+    "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
 
 # The first bytes of files that are mistaken for weights, and what such a file is.

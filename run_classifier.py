@@ -214,7 +214,7 @@ import training
 from data import TrainingExamples, batch_inputs, checksum_of, mean_of_windows
 from files import (
     EVAL_RESULTS,
-    LOG,
+    PREDICTIONS_REPORT,
     REPORT,
     SAFETENSORS,
     SEEDS_RESULTS,
@@ -234,6 +234,7 @@ FILES = {
     EVAL_RESULTS: "figures of --do_eval",
     SEEDS_RESULTS: "figures of each seed, mean and standard deviation",
     REPORT: "curves, figures and mistakes, for a browser",
+    PREDICTIONS_REPORT: "predictions, for a browser",
     TEST_RESULTS: "class probabilities for the test file",
     "test_results_mismatched.tsv": "class probabilities for the other test file",
 }
@@ -599,7 +600,7 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
 
 
 def write_report(args, runtime, task, outcome):
-    """Writes report.html."""
+    """Writes the report's page."""
     results = {
         f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
         for name, value in outcome.results.items()
@@ -611,6 +612,7 @@ def write_report(args, runtime, task, outcome):
         runtime.precision if outcome.sections else None,
         training.report_facts(runtime),
         outcome.notes,
+        args.do_train,
     )
 
 
@@ -656,10 +658,7 @@ def train_seeds(args, runtime):
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
     copy_best(best, args.output_dir, files_of(task).keys() - {SEEDS_RESULTS})
-    logs = {seed: os.path.join(args.output_dir, f"seed-{seed}", LOG) for seed in runs}
-    outcome = runs[summary["best"]]
-    outcome.sections.insert(0, report.seeds(summary, logs))
-    write_report(args, runtime, task, outcome)
+    write_report(args, runtime, task, runs[summary["best"]])
     del lock
 
 

@@ -232,7 +232,9 @@ def execute(args) -> None:
     if runtime.is_main:
         evaluated_in = runtime.precision if results else None
         facts = training.report_facts(runtime)
-        report.write_report(args.output_dir, results, (), evaluated_in, facts)
+        report.write_report(
+            args.output_dir, results, (), evaluated_in, facts, is_trained=args.do_train
+        )
     runtime.barrier()
 
 

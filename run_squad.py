@@ -283,7 +283,7 @@ def score_question(qa, context, answer):
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
         **answered_question(qa, context, answer),
-        "gold": [(offset_of(gold), gold["text"]) for gold in qa.get("answers") or []],
+        "gold": [(offset_of(gold), gold["text"]) for gold in qa["answers"]],
         "exact": exact > 0,
         "f1": figures["f1"] / 100,
     }
@@ -393,7 +393,9 @@ def execute(args) -> None:
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
         facts = training.report_facts(runtime)
-        path = report.write_report(args.output_dir, figures, sections, evaluated_in, facts)
+        path = report.write_report(
+            args.output_dir, figures, sections, evaluated_in, facts, is_trained=args.do_train
+        )
         print(f"report: {path}")
     if args.interactive:
         answer_typed(args, runtime, model, tokenizer, make_batch)

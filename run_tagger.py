@@ -305,7 +305,9 @@ def execute(args) -> None:
     if runtime.is_main:
         evaluated_in = runtime.precision if sections else None
         facts = training.report_facts(runtime)
-        path = report.write_report(args.output_dir, results, sections, evaluated_in, facts)
+        path = report.write_report(
+            args.output_dir, results, sections, evaluated_in, facts, is_trained=args.do_train
+        )
         print(f"report: {path}")
     runtime.barrier()
 

@@ -30,7 +30,7 @@ def write_run(folder, **facts):
 
 
 def read(folder, results=None, sections=()):
-    path = report.write_report(folder, results or {}, sections)
+    path = report.write_report(folder, results or {}, sections, is_trained=True)
     assert path == str(folder / "report.html")
     assert not list(folder.glob("*.tmp"))
     return (folder / "report.html").read_text("utf-8")
@@ -44,6 +44,20 @@ def question(**values):
 
 
 # The whole page
+
+
+def test_predictions_made_later_leave_the_runs_page(tmp_path):
+    """In a new folder they are the report; beside a run's they have a page of their own."""
+    section = report.predictions(["a", "b"], [[0.0, 1.0]], [("x", None)], "Predictions for t", "t")
+    assert report.write_report(tmp_path, {}, [section]) == str(tmp_path / "report.html")
+    write_run(tmp_path, flags={})
+    page = read(tmp_path, {"eval_accuracy": 0.5})
+    later = report.write_report(tmp_path, {}, [section])
+    assert later == str(tmp_path / "predictions.html")
+    assert "Predictions for t" in (tmp_path / "predictions.html").read_text("utf-8")
+    assert (tmp_path / "report.html").read_text("utf-8") == page
+    report.write_report(tmp_path, {"eval_accuracy": 0.25})  # evaluation replaces evaluation
+    assert "0.25" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_nothing_in_the_data_is_executed(tmp_path):

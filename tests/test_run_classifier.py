@@ -685,6 +685,15 @@ def test_the_best_seed_is_kept(seeds, task, tmp_path):
     assert same_file(seeds, tmp_path, "eval_results.txt")
     assert same_file(seeds, tmp_path, "test_results.tsv")
 
+    # Evaluated and used later, in its own folder, it does not lose what the run has shown.
+    run_classifier.main([*task, "--do_eval", f"--output_dir={seeds}"])
+    later = Page((seeds / "report.html").read_text("utf-8"))
+    assert later.rows[:2] == page.rows[:2] and "standard deviation" in later.text
+    before = (seeds / "report.html").read_bytes()
+    run_classifier.main([*task, "--do_predict", f"--output_dir={seeds}"])
+    assert (seeds / "report.html").read_bytes() == before
+    assert "Predictions for test.tsv" in (seeds / "predictions.html").read_text("utf-8")
+
 
 def test_nothing_of_an_earlier_best_stays(tmp_path):
     """It had predictions, which the new best has not: a user's own notes stay."""

@@ -44,9 +44,10 @@ CHECKPOINTS = "checkpoint-*.pt"
 WRITTEN = (
     *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
     SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", TEST_PREDICTIONS,
-    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT,
-    PREDICTIONS_REPORT, CHECKPOINTS, "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv",
-    "STS-B.tsv", "QQP.tsv", "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
+    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, PREDICTIONS_REPORT,
+    CHECKPOINTS,
+    "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv", "STS-B.tsv", "QQP.tsv",
+    "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
 
 # The first bytes of files that are mistaken for weights, and what such a file is.

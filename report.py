@@ -155,7 +155,10 @@ def read_log(path: str) -> TrainingLog:
             try:
                 entry = json.loads(line)
                 if "loss" in entry:
-                    steps.append((entry["step"], entry["loss"], entry["learning_rate"]))
+                    point = [float(entry[name]) for name in ("step", "loss", "learning_rate")]
+                    if not _is_finite(point):
+                        raise ValueError
+                    steps.append((entry["step"], *point[1:]))
                     speeds.append(entry.get("examples_per_second") or 0)
                     continue
                 step = entry.pop("step")
@@ -239,8 +242,12 @@ def _chart(title, x_name, series, key="", x_labels=None):
     """A figure with axes and `series`: (CSS class, points (x, y)); those of DOTS are not joined.
 
     The vertical axis begins at 0, unless there are `x_labels`, {x: text}, instead of numbers. `key`
-    is HTML, all else is text.
+    is HTML, all else is text. Points that are not finite are left out; without others it is "".
     """
+    series = [(kind, [point for point in points if _is_finite(point)]) for kind, points in series]
+    series = [(kind, points) for kind, points in series if points]
+    if not series:
+        return ""
     xs, ys = zip(*(point for _, points in series for point in points))
     x_low = min(xs)
     x_high = max(xs)
@@ -287,6 +294,10 @@ def _chart(title, x_name, series, key="", x_labels=None):
         f"highest {_number(max(ys))}.</desc>\n{marks}"
         f'<text class="x" x="221" y="241">{x_name}</text></svg></figure>\n'
     )
+
+
+def _is_finite(point):
+    return all(map(math.isfinite, point))
 
 
 def _thin(points):
@@ -553,7 +564,7 @@ def _matrix(title, labels, counts):
 def _seeds_of(output_dir):
     """The section of a run with --seeds; "" for another one."""
     summary = _read_json(os.path.join(output_dir, SEEDS_RESULTS))
-    if not summary:
+    if "seeds" not in summary:
         return ""
     summary["seeds"] = {int(seed): figures for seed, figures in summary["seeds"].items()}
     logs = {seed: os.path.join(output_dir, f"seed-{seed}", LOG) for seed in summary["seeds"]}

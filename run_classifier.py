@@ -681,15 +681,21 @@ def copy_best(folder, output_dir, names):
 def summary_of(runs, collapsed_seeds, metric):
     """The content of seeds_results.json, from {seed: figures}.
 
-    The best seed has the highest `metric`, and among equals the lowest loss. The standard deviation
+    The best seed has the highest `metric`, and among equals the lowest loss; a figure that is not
+    finite is the worst. The standard deviation
     is that of a sample (n - 1).
     """
     names = [name for name in next(iter(runs.values())) if name.startswith("eval_")]
     seeds = {seed: {name: float(runs[seed][name]) for name in names} for seed in runs}
     columns = {name: [figures[name] for figures in seeds.values()] for name in names}
+
+    def rank(seed):
+        figures = [seeds[seed][metric], -seeds[seed]["eval_loss"]]
+        return [figure if math.isfinite(figure) else -math.inf for figure in figures]
+
     return {
         "metric": metric,
-        "best": max(seeds, key=lambda seed: (seeds[seed][metric], -seeds[seed]["eval_loss"])),
+        "best": max(seeds, key=rank),
         "one_class": collapsed_seeds,
         "mean": {name: statistics.mean(values) for name, values in columns.items()},
         "standard_deviation": {name: statistics.stdev(values) for name, values in columns.items()},

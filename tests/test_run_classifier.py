@@ -729,6 +729,10 @@ def test_summary_by_hand(capsys):
         "the best by eval_accuracy is kept: seed 7",
         "",
     ]
+    for figures in (runs[7], runs[6]):  # a figure that is not one is never the best
+        figures["eval_accuracy"] = float("nan")
+        assert run_classifier.summary_of(runs, [], "eval_accuracy")["best"] in (6, 5)
+    assert run_classifier.summary_of({7: runs[7], 5: runs[5]}, [], "eval_accuracy")["best"] == 5
 
 
 def test_seeds_go_on_after_a_kill(task, tmp_path, call, monkeypatch):

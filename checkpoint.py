@@ -287,21 +287,14 @@ def _is_inside(path, folder):
 
 def _not_found(init):
     """The message for an --init_checkpoint that does not exist, with what to do instead."""
+    if advice := flags.download_advice(init):
+        return f"--init_checkpoint {init} {advice}"
     folder = os.path.dirname(init) or "."
-    name = init.removeprefix("google-bert/")
-    if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
-        name = f"google-bert/{name}"
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]*bert[\w.-]*", name, re.I) or os.path.isdir(folder):
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
-        return (
-            f"--init_checkpoint {init} does not exist; {folder} contains: "
-            f"{', '.join(found) or 'nothing'}"
-        )
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
     return (
-        f"--init_checkpoint {init} is not a folder or file here, and nothing is downloaded: put "
-        f"config.json, vocab.txt and model.safetensors from https://huggingface.co/{name} into a "
-        f"folder, and give that folder"
+        f"--init_checkpoint {init} does not exist; {folder} contains: "
+        f"{', '.join(found) or 'nothing'}"
     )
 
 

@@ -13,6 +13,8 @@ import contextlib
 import difflib
 import glob
 import os
+import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -148,6 +150,8 @@ class Flag:
             return
         if self.allowed and value not in self.allowed:
             raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
+        if value != value:
+            raise ValueError(f"{self.spelling} is {value}, but must be a number")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
         if self.must_exist and value:
@@ -158,7 +162,8 @@ class Flag:
     def check_input(self, path: str) -> None:
         """Raises OSError where no file, or no folder, can be read at `path`."""
         if not os.path.exists(path):
-            raise FileNotFoundError(f"{self.spelling} {path} does not exist")
+            advice = download_advice(path) if self.positional else ""
+            raise FileNotFoundError(f"{self.spelling} {path} {advice or 'does not exist'}")
         if self.metavar == "FILE" and os.path.isdir(path):
             raise IsADirectoryError(f"{self.spelling} {path} is a folder: give a file in it")
         if self.metavar == "FOLDER" and not os.path.isdir(path):
@@ -1039,6 +1044,8 @@ def run(function: Callable, *arguments):
         write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt as error:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes a moment
         uncaught(KeyboardInterrupt, error, None)
         sys.exit(130)
 
@@ -1065,6 +1072,21 @@ def note(text: str) -> None:
     """Prints a line, in a run of several ranks on the first one alone."""
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
+
+
+def download_advice(path: str) -> str:
+    """What to download for a path that is a model's name at Hugging Face; "" for another path."""
+    name = path.removeprefix("google-bert/")
+    if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
+        name = f"google-bert/{name}"
+    elif os.path.isdir(os.path.dirname(path)) or not re.fullmatch(
+        r"[\w.-]+/[\w.-]*bert[\w.-]*", name, re.IGNORECASE
+    ):
+        return ""
+    return (
+        f"is not a folder or file here, and nothing is downloaded: put config.json, vocab.txt and "
+        f"model.safetensors from https://huggingface.co/{name} into a folder, and give that folder"
+    )
 
 
 def check_output_dir(path: str, name: str = "output_dir") -> None:

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import statistics
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -697,8 +696,8 @@ def summary_of(runs, collapsed_seeds, metric):
         "metric": metric,
         "best": max(seeds, key=rank),
         "one_class": collapsed_seeds,
-        "mean": {name: statistics.mean(values) for name, values in columns.items()},
-        "standard_deviation": {name: statistics.stdev(values) for name, values in columns.items()},
+        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
+        "standard_deviation": {n: float(np.std(values, ddof=1)) for n, values in columns.items()},
         "seeds": seeds,
     }
 

@@ -11,6 +11,7 @@ answer is right or wrong as a whole: --characters compares as the evaluator of C
 
 import argparse
 import json
+import os
 import re
 import string
 import sys
@@ -366,7 +367,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         parser.error(f"{error} ({', '.join(paths)})")
-    print(json.dumps(figures, indent=2))
+    try:
+        print(json.dumps(figures, indent=2), flush=True)
+    except BrokenPipeError:  # The reader, as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -710,6 +710,14 @@ class TsvProcessor(DataProcessor):
                 f"{where} holds {len(counts):,} different values in {counts.total():,} rows: is it "
                 f"the right one? If so, name them with --labels"
             )
+        by_fold = {}
+        for name in counts:
+            other = by_fold.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"{where} holds both {other!r} and {name!r}: spell them alike, or name the "
+                    f"labels with --labels if they are two"
+                )
         is_whole = all(map(_is_whole, counts))
         labels = sorted(counts, key=lambda name: (int(name) if is_whole else 0, name))
         shown = shown_counts({label: counts[label] for label in labels})

@@ -103,6 +103,8 @@ def parse_columns(text: str) -> list[str]:
     columns = [name.strip() for name in text.split(",")]
     if len(columns) > 2 or not all(columns):
         raise ValueError(f"--text_columns {text}: give one column, or two for a pair")
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"--text_columns {text} gives the same column twice")
     return columns
 
 

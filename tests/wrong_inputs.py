@@ -303,6 +303,7 @@ def write_tables(folder, _):
         "broken": ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n'),
         "array": ("train.jsonl", '[{"text": "a", "label": 1}, {"text": "b", "label": 2}]'),
         "numbers": ("train.jsonl", '{"text": 5, "label": 1}\n'),
+        "case": ("train.csv", f"{good}It hailed,Yes\n"),
         "scores": ("train.csv", good.replace("no", "0.5").replace("yes", "2")),
     }
     for name, (file, content) in files.items():

@@ -439,8 +439,10 @@ def _save_description(args, runtime, model, config, metadata) -> None:
     config = replace(config, tie_word_embeddings=True)
     _save_config(args, config)
 
+    # Its own name, whatever it was called by: a link, a notebook, another program.
+    script = flags.script_of(args)
     metadata = {
-        "script": os.path.basename(sys.argv[0]),
+        "script": f"{script}.py" if script else os.path.basename(sys.argv[0]),
         "flags": vars(args),
         "do_lower_case": args.do_lower_case,
         "strip_accents": args.strip_accents,

@@ -256,13 +256,13 @@ def read_folder(path: str) -> Folder:
         raise ValueError(
             f"{path} has no weights, but its folders do: give one of {', '.join(inner)}"
         )
-    for what, file in (
-        ("weights", folder.source),
-        ("configuration", folder.config_file),
-        ("vocabulary", folder.vocab_file),
+    for what, file, advice in (
+        ("weights", folder.source, "give a folder with all that a model needs"),
+        ("configuration", folder.config_file, "copy the model's config.json into it"),
+        ("vocabulary", folder.vocab_file, "copy the model's vocab.txt into it"),
     ):
         if file is None:
-            raise ValueError(f"{path} has no {what}: give a folder with all that a model needs")
+            raise ValueError(f"{path} has no {what}: {advice}")
     refuse_other_tokenizers(folder)
     return folder
 

@@ -10,7 +10,9 @@ Shapes must recur, so the tokens of a batch are filled up to a multiple of BUCKE
 batch, the learning rates, and the seed of dropout, which the graph takes from the generator.
 """
 
+import gc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -83,13 +85,17 @@ class GraphedStep:
         try:
             return self.capture_in_pool(prepared)
         except Exception as error:  # of any kind: the eager step raises it again if it is real
+            error = error.__context__ or error  # The end of a spoilt capture raises another one.
             lines = str(error).strip().splitlines() or [""]
-            return self.give_up(f"a step cannot be captured: {type(error).__name__}: {lines[0]}")
+            reason = f"a step cannot be captured: {type(error).__name__}: {lines[0]}"
+        return self.give_up(reason)  # now that the error holds no memory
 
     def give_up(self, reason):
         """Drops all graphs, so that this step and all later ones run eagerly."""
         self.optimizer.zero_grad()
         self.graphs.clear()
+        with suppress(Exception):  # memory that stays in use would be no reason to stop
+            self.capture.free_pool()
         self.capture = None
         self.report(f"training without CUDA graphs, which is slower: {reason}")
 
@@ -181,3 +187,19 @@ class Capture:
             return result
 
         return replay
+
+    def free_pool(self) -> None:
+        """Frees the memory of the pool when its graphs are gone.
+
+        After a capture that failed, PyTorch 2.11 to 2.13 would keep it until the process ends.
+        """
+        gc.collect()  # A graph may be in a cycle with the error that ended its capture.
+        device = self.device.index
+        with suppress(RuntimeError):  # where no capture has left the pool open
+            torch._C._cuda_endAllocateToPool(device, self.pool)
+        torch.cuda.empty_cache()
+        kept = [x for x in torch.cuda.memory_snapshot() if x["segment_pool_id"] == self.pool]
+        if not all(segment["active_size"] for segment in kept):
+            # What nothing uses is kept only for a capture that still counts as a user of the pool.
+            torch._C._cuda_releasePool(device, self.pool)
+            torch.cuda.empty_cache()

@@ -5,6 +5,7 @@ is added outside the root; weight decay is kept out of the moments and spares La
 and the gradients are clipped by one global norm over all parameters.
 """
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -102,6 +103,12 @@ class BERTAdam(Optimizer):
         self.known_on_host = None
         self.word_tables = list(word_tables)
 
+    # Without the wrapper that keeps torch.compile out of them: it imports torch._dynamo, which
+    # takes as long as PyTorch itself, two seconds at the start of every run.
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
     def __getstate__(self):
         own = ("max_grad_norm", "word_tables", "warned")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
@@ -161,7 +168,8 @@ class BERTAdam(Optimizer):
                 seen = known
             else:
                 # What the step before sent: to wait for this step's would cost the GPU's time.
-                self.known_on_host = torch.empty((), pin_memory=True)
+                # It is 1 until that has arrived.
+                self.known_on_host = torch.ones((), pin_memory=True)
                 self.known_on_host.copy_(known, non_blocking=True)
             if seen is not None and not seen:
                 self.warned = True
@@ -259,7 +267,7 @@ class BERTAdam(Optimizer):
         if reuse_memory:
             for table in self.word_tables:
                 table.reuse_gradient()
-        super().zero_grad(set_to_none)
+        inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
 
 
 def decay_groups(model: torch.nn.Module, weight_decay_rate: float = 0.01) -> list[dict]:

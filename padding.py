@@ -65,7 +65,8 @@ class Layout:
     def take(self, padded):
         """[B, S, ...] on the device -> [P, ...]; spare rows get the values of some position."""
         flat = padded.flatten(0, 1)
-        return flat[self.indices.clamp(max=len(flat) - 1)]
+        # Not flat[…], whose backward pass sorts the indices on a GPU.
+        return flat.index_select(0, self.indices.clamp(max=len(flat) - 1))
 
     def cls_rows(self) -> torch.Tensor:
         """Packed rows of the [CLS] tokens, [B]."""
@@ -236,12 +237,14 @@ class PackedInputs(Layout):
         There is always a sequence of spare rows, which may be empty.
         """
         batch, old_width = self.shape
+        count = -len(self.indices) % multiple
         return replace(
             self,
             indices=self.indices // old_width * width + self.indices % old_width,
             shape=(batch, width),
-            max_seqlen=max(width, multiple),
-        ).with_spare_rows(-len(self.indices) % multiple)
+            # Not more than there are rows: the float32 kernel refuses it in its backward pass.
+            max_seqlen=min(max(width, multiple), len(self.indices) + count),
+        ).with_spare_rows(count)
 
 
 # --- from the host to the device -----------------------------------------------------------------

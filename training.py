@@ -92,6 +92,14 @@ class Runtime:
         """The type of matrix products by name, e.g. "float32"."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def num_gpus(self) -> int:
+        """How many GPUs this process uses: all that it sees, or one if a launcher started it."""
+        if self.device.type != "cuda":
+            return 0
+        launched = dist.is_available() and dist.is_initialized()
+        return 1 if launched else torch.cuda.device_count()
+
     def print(self, *values) -> None:
         """Prints on the main rank alone."""
         if self.is_main:
@@ -312,11 +320,10 @@ def parallel(runtime: Runtime, model: torch.nn.Module) -> torch.nn.Module:
         # Each loss is divided by the examples of all ranks already: sum, do not average.
         replica.register_comm_hook(None, sum_gradients)
         return replica
-    num_gpus = torch.cuda.device_count() if runtime.device.type == "cuda" else 0
-    if num_gpus > 1:
+    if runtime.num_gpus > 1:
         runtime.print(
-            f"one process uses {num_gpus} GPUs; one process for each is faster: "
-            f"torchrun --nproc_per_node={num_gpus} {' '.join(sys.argv)}"
+            f"one process uses {runtime.num_gpus} GPUs; one process for each is faster: "
+            f"torchrun --nproc_per_node={runtime.num_gpus} {' '.join(sys.argv)}"
         )
         return PaddedForward(torch.nn.DataParallel(AutocastForward(model, runtime)))
     return model
@@ -772,7 +779,7 @@ def why_no_graphs(args, runtime) -> str:
         return "--fp16 decides on the host whether a step counts"
     if runtime.world_size > 1:
         return "several ranks exchange their gradients"
-    if torch.cuda.device_count() > 1:
+    if runtime.num_gpus > 1:
         return "one process uses several GPUs"
     return ""
 

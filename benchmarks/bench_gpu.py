@@ -31,8 +31,9 @@ Each contender does whole steps from lists of ids (see contenders.py):
 They take turns; a turn is several steps without a pause, and then a wait for the device. Capturing
 and compiling come before: the first turn, which is not timed, has all shapes of the others. The
 limit is the best FLOP/s of a bfloat16 product of 8192³ in the same process, before and after;
-useful FLOPs are those of tokens. Memory is the most that PyTorch had allocated during a turn,
-without the other contenders' weights. One more turn runs under PyTorch's profiler, which gives the
+useful FLOPs are those of tokens. Memory is the most that PyTorch had allocated for a contender
+while it was set up, with a step of every batch: later a graph's memory does not count as allocated.
+One more turn runs under PyTorch's profiler, which gives the
 time of each kind of kernel, and one more step under CUDA's check for operations that make the host
 wait (prediction has one for each batch: it fetches its result).
 """
@@ -186,7 +187,7 @@ def flops_of(shape, task, features, training):
 
 
 def make_steps(shape, task, mode, dtype, turns):
-    """{contender: its step}, {contender: the bytes that it holds on the device}."""
+    """{contender: its step}, {contender: the most bytes that it has held on the device}."""
     torch._dynamo.reset()  # Forget what was compiled for earlier models.
     each = task, shape, dtype, args.device, mode == "training"
     kinds = {
@@ -200,10 +201,12 @@ def make_steps(shape, task, mode, dtype, turns):
     }  # fmt: skip
     skipped = args.skip.split(",") + ["compiled"] * (not CUDA)
     skipped += ["compiled", "eager"] * (mode == "prediction")
-    steps, held = {}, {}
+    steps, peak = {}, {}
     for name in (name for name in kinds if name not in skipped):
         common.progress(f"{name}, which is set up")
         before, start = allocated(), time.perf_counter()
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
         try:
             step = kinds[name]()
             for turn in turns[name]:  # Graphs are captured for every shape, and layers compiled.
@@ -216,8 +219,8 @@ def make_steps(shape, task, mode, dtype, turns):
             continue
         print(f"{name}: set up in {time.perf_counter() - start:.1f} s", flush=True)
         steps[name] = step
-        held[name] = allocated() - before
-    return steps, held
+        peak[name] = torch.cuda.max_memory_allocated() - before if CUDA else 0
+    return steps, peak
 
 
 def kernel_times(step, turn):
@@ -264,18 +267,12 @@ def compare(shape, task, size, mode, precision):
     features = make_features(task, size * args.steps * args.rounds)
     names = "ours", "compiled", "eager", "default", "best"
     turns = {name: turns_of(name, mode, features, size, args.rounds) for name in names}
-    steps, held = make_steps(shape, task, mode, dtype, turns)
-    peak = dict.fromkeys(steps, 0)
+    steps, peak = make_steps(shape, task, mode, dtype, turns)
 
     def turn(name, number):
-        others = allocated() - held[name]
-        if CUDA:
-            torch.cuda.reset_peak_memory_stats()
         for batch in turns[name][number]:
             steps[name](batch)
         synchronize()
-        if CUDA:
-            peak[name] = max(peak[name], torch.cuda.max_memory_allocated() - others)
 
     ceiling = [limit()]
     seconds = common.interleave(

@@ -1,15 +1,21 @@
 """Plain functions that several test files share: a tiny model on disk, commands, their output."""
 
+import atexit
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+
+import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
@@ -74,21 +80,36 @@ class Outcome:
         return self
 
 
-def start(*command, **options):
+@cache
+def warm_python():
+    """What to put before the arguments of Python, so that they cost no import of PyTorch."""
+    # With a GPU (conftest.py hides it from all tests but test_gpu.py) a fork would be lost if an
+    # import had so much as counted the GPUs.
+    if not warm.IS_POSSIBLE or os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [sys.executable]
+    folder = tempfile.mkdtemp()
+    server = warm.Server(folder, {**os.environ, "OMP_NUM_THREADS": "1"})
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.close)
+    return server.command
+
+
+def start(*command, python=(sys.executable,), **options):
     """Starts python with the arguments `command`, on one thread, in the project's folder.
 
-    Returns the Popen. options are Popen's; env adds to the environment.
+    Returns the Popen. options are Popen's; env adds to the environment. Only a process of its own
+    receives signals: with warm_python() the process that is returned can only be killed.
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1"} | options.pop("env", {})
     return subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", **options,
+        [*python, *map(str, command)], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, encoding="utf-8", **options,
     )  # fmt: skip
 
 
 def run(*command, timeout=120, **options):
     """Runs python with the arguments `command` until it ends; returns an Outcome."""
-    process = start(*command, **options)
+    process = start(*command, python=warm_python(), **options)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -108,7 +129,12 @@ def run_ranks(count, *command, timeout=120, **options):
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     more = options.pop("env", {})
     processes = [
-        start(*command, env={"RANK": rank, "LOCAL_RANK": rank, **shared, **more}, **options)
+        start(
+            *command,
+            python=warm_python(),
+            env={"RANK": rank, "LOCAL_RANK": rank, **shared, **more},
+            **options,
+        )
         for rank in map(str, range(count))
     ]
     try:

@@ -16,11 +16,15 @@ import torch
 from graph_helpers import MULTIPLE, STEPS, TASKS, TaskRun, assert_same_bits, features, refuse
 from helpers import SAMPLES, assert_same_weights, losses, model_flags
 from model_helpers import BATCH, worst
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import checkpoint
 import cuda_graphs
+import modeling
 import run_classifier
 import training
+from modeling import BertModel
 from optimization import BERTAdam
 from padding import BatchBuffer, PackedInputs, map_batch
 from training import Runtime, StepTotals
@@ -38,6 +42,9 @@ class Recorder:
 
     def new_pool(self):
         self.calls.append("pool")
+
+    def free_pool(self):
+        self.calls.append("free pool")
 
     def __call__(self, warm_up, step):
         number = self.captures
@@ -91,6 +98,18 @@ def test_a_packed_step_in_buffers_is_the_plain_step(task):
     groups = (run.optimizer.param_groups for run in (ours, plain))
     assert all(a["step"] == b["step"] == STEPS for a, b in zip(*groups))
     assert ours.optimizer.get_lr() == plain.optimizer.get_lr()
+
+
+@pytest.mark.parametrize("task", ("classification", "question answering"))
+def test_a_step_in_buffers_may_pad_for_attention(task, monkeypatch):
+    """As on a GPU in float32 with dropout."""
+    plain = Run(task, graphs=False, dropout=0.0, padded=True)
+    wanted = plain.train(range(3))
+    monkeypatch.setattr(modeling, "attention", modeling.padded_attention)
+    ours = Run(task, dropout=0.0)
+    assert ours.train(range(3)) == pytest.approx(wanted, rel=2e-5) and not ours.lines
+    for value, its_value in zip(ours.model.parameters(), plain.model.parameters()):
+        assert worst(value, its_value.detach().numpy()) < 1e-3
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -203,6 +222,76 @@ def test_a_mistake_in_a_batch_is_reported_as_without_graphs():
         run.step([1], BatchBuffer(wrong, CPU))
 
 
+# --- no waiting ----------------------------------------------------------------------------------
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails where an operation reads or makes a tensor on the host."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+                raise RuntimeError(f"{operation} has a tensor on the host")
+        return result
+
+
+class WatchedRecorder(Recorder):
+    """A Recorder whose steps keep to the device."""
+
+    def __call__(self, warm_up, step):
+        def watched_step():
+            with OnDevice():
+                return step()
+
+        return super().__call__(warm_up, watched_step)
+
+
+def half_linear(x, weight, bias):
+    """As F.linear under autocast."""
+    x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
+    return torch.addmm(bias, x, weight.t())
+
+
+def fused_adamw(*lists, lr, **more):
+    """The kernel does not exist for `meta`: only what it asks of its arguments."""
+    params, grads, m, v, _, steps = lists
+    assert len(params) == len(steps) > 0
+    for same in zip(params, grads, m, v):
+        assert len({(x.dtype, x.shape, x.stride()) for x in same}) == 1
+    for scalar in (*steps, more["grad_scale"], *([lr] if isinstance(lr, torch.Tensor) else [])):
+        assert scalar.dtype == torch.float32 and scalar.shape == () and scalar.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "task, path",
+    [*((task, "float32 kernel") for task in TASKS),
+     ("classification", "padded"), ("pre-training", "half kernel")],
+)  # fmt: skip
+def test_a_step_needs_no_value_from_the_device(task, path, monkeypatch):
+    """With tensors on `meta`, which have no values, in place of a GPU's.
+
+    They raise where the host would wait for a value, and a captured step touches no tensor on the
+    host at all. The kernels' arguments are checked by PyTorch's own functions for shapes.
+    """
+    autocast = torch.autocast  # which does not know `meta`
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *args, **more: autocast("cpu", *args, **more)
+    )
+    monkeypatch.setattr(
+        BertModel, "uses_flash_attention", lambda self, unpadding, kind: path != "padded"
+    )
+    if path == "half kernel":
+        monkeypatch.setattr(torch.nn.functional, "linear", half_linear)
+    monkeypatch.setattr(torch, "_fused_adamw_", fused_adamw)
+    monkeypatch.setattr(BERTAdam, "_warn_if_dense", lambda self: None)
+    for graphs in (True, False):
+        run = TaskRun(task, capture=WatchedRecorder, device="meta", graphs=graphs)
+        del run.model.bert.encoder.layer[2:]  # `meta` is slow
+        loss = run.step(*run.prepared(0))
+        assert loss.device.type == "meta" and loss.shape == () and not run.lines
+
+
 @pytest.fixture
 def cuda(monkeypatch):
     """The calls that Capture makes of torch.cuda, in order; the arguments are PyTorch 2.11's."""
@@ -269,6 +358,43 @@ def test_a_failed_capture_gives_back_stream_and_generator(cuda, where):
     with pytest.raises(RuntimeError, match="operation not permitted"):
         capture(*functions)
     assert cuda[-2:] == ["main", ("generator", "new on cuda:0")]
+
+
+@pytest.mark.parametrize("is_open", (True, False))
+@pytest.mark.parametrize("kept, in_use", ((True, False), (True, True), (False, False)))
+def test_the_pool_of_a_failed_capture_is_freed_once(cuda, is_open, kept, in_use, monkeypatch):
+    """Versions of PyTorch leave it open and kept, or only kept, or free it themselves."""
+
+    def note(*call):
+        cuda.append(call)
+
+    close = note if is_open else refuse
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *place: close("close", *place))
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *place: note("release", *place))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("empty"))
+    segments = [{"segment_pool_id": "another", "active_size": 0}]
+    if kept:
+        segments.append({"segment_pool_id": 0, "active_size": 512 if in_use else 0})
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    cuda_graphs.Capture(torch.device("cuda", 0)).free_pool()
+    closed = [("close", 0, 0)] if is_open else []
+    released = [("release", 0, 0), ("empty",)] if kept and not in_use else []
+    assert cuda == [*closed, ("empty",), *released]
+
+
+def test_the_reason_is_what_spoilt_the_capture_first():
+    run = Run()
+
+    def spoilt(warm_up, step):
+        try:
+            refuse()
+        finally:
+            raise RuntimeError("the capture was invalidated")
+
+    spoilt.new_pool = spoilt.free_pool = lambda: None
+    run.step.capture = spoilt
+    run.train([0])
+    assert run.lines[0].endswith(": RuntimeError: operation not permitted when stream is capturing")
 
 
 def test_the_time_of_the_first_step_is_printed_once():

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT, SAMPLES, run, write_tiny_model
+from helpers import ROOT, SAMPLES, run, warm_python, write_tiny_model
 
 import flags
 import run_classifier
@@ -99,6 +99,11 @@ class Sandbox:
             "GLUE_DIR": str(root / "path/to/glue"),
             "SQUAD_DIR": str(root / "path/to/SQUAD"),
         }
+        (root / "bin").mkdir()
+        for command, arguments in (("python", ""), ("torchrun", "-m torch.distributed.run ")):
+            path = root / "bin" / command
+            path.write_text(f'#!/bin/sh\nexec {shlex.join(warm_python())} {arguments}"$@"\n')
+            path.chmod(0o755)
 
     def localize(self, text):
         """The text with this folder's paths, and the project's scripts in the project."""
@@ -116,7 +121,7 @@ class Sandbox:
 
     def bash(self, text):
         """Runs a block of shell commands. Fails where one of them does."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         env = {**os.environ, **self.env, "PATH": path, "OMP_NUM_THREADS": "1"}
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.localize(text)], cwd=self.clone, env=env,
@@ -131,7 +136,7 @@ class Sandbox:
         snippet.write_text(self.localize(text), "utf-8")
         env = {**os.environ, **self.env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         result = subprocess.run(
-            [sys.executable, snippet], cwd=self.clone, env=env, text=True, capture_output=True,
+            [*warm_python(), snippet], cwd=self.clone, env=env, text=True, capture_output=True,
             timeout=300,
         )  # fmt: skip
         assert result.returncode == 0, f"{text}\n{result.stderr}"

@@ -6,6 +6,7 @@ conftest.py hides GPUs from the tests, so that they run alike everywhere; these 
 """
 
 import copy
+import gc
 import os
 import re
 from contextlib import contextmanager
@@ -23,9 +24,10 @@ import modeling
 import run_classifier
 from cuda_graphs import Capture
 from data import model_inputs, packed_inputs
-from modeling import BertConfig
+from modeling import BertConfig, BertForQuestionAnswering
 from optimization import BERTAdam, create_optimizer
 from padding import Unpadding
+from training import AutocastForward, Runtime
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
@@ -58,32 +60,78 @@ def test_hidden_states_are_googles(pretrained, goldens):
     assert worst(pooled.cpu(), truth["pooled_output"]) < 2e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_flash_attention_equals_the_plain_formula(dtype):
-    mask = (torch.arange(512) < torch.tensor([512, 1, 77, 128, 300])[:, None]).long()
-    unpadding = Unpadding(mask, device=torch.device(DEVICE))
+def rows_of(lengths):
+    """Features of these lengths."""
+    return [
+        SimpleNamespace(input_ids=np.arange(1, n + 1), segment_ids=np.arange(1, n + 1) % 2)
+        for n in lengths
+    ]
+
+
+def assert_flash_attention_is_plain(unpadding, dtype):
     qkv = torch.randn(len(unpadding.indices), 3 * 4 * 64, device=DEVICE).to(dtype).requires_grad_()
-    assert modeling.refusal(DEVICE, dtype, 64) == ""
-    probe = torch.randn(len(qkv), 4 * 64, device=DEVICE).to(dtype)
+    read = unpadding.indices < unpadding.shape[0] * unpadding.shape[1]  # all but spare rows
+    probe = (torch.randn(len(qkv), 4 * 64, device=DEVICE) * read[:, None]).to(dtype)
     found = []
     for function in (modeling.flash_attention, modeling.plain_packed_attention):
         context = function(qkv, unpadding, 4, 0.0)
         found.append((context, *torch.autograd.grad(context, qkv, probe)))
     for ours, plain in zip(*found):
+        assert ours.isfinite().all()
         limit = 64 * torch.finfo(dtype).eps * plain.abs().max()
-        assert (ours - plain).abs().max() < max(limit, 2e-5)
+        assert (ours - plain)[read].abs().max() < max(limit, 2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_flash_attention_drops_at_its_rate_and_anew_each_time(dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_flash_attention_equals_the_plain_formula(dtype):
+    assert modeling.refusal(DEVICE, dtype, 64, False) == ""
+    mask = (torch.arange(512) < torch.tensor([512, 1, 77, 128, 300])[:, None]).long()
+    assert_flash_attention_is_plain(Unpadding(mask, device=torch.device(DEVICE)), dtype)
+
+
+@pytest.mark.parametrize("lengths", [(3, 7, 1), (60, 68), (300, 84)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_flash_attention_in_a_bucket(dtype, lengths):
+    """Fewer rows than the longest sequence may have; a spare sequence that is long, or empty."""
+    (packed,) = packed_inputs(rows_of(lengths))
+    packed = packed.in_bucket(width=384, multiple=128).to(torch.device(DEVICE, 0))
+    assert_flash_attention_is_plain(packed, dtype)
+
+
+def attention_for_training(qkv, unpadding, dropout_prob):
+    """By the path that a model takes: in float32 the padded one, where the kernel drops wrongly."""
+    unpadding.flash = not modeling.refusal(DEVICE, qkv.dtype, 64, True)
+    assert unpadding.flash or qkv.dtype == torch.float32
+    return modeling.attention(qkv, unpadding, 4, dropout_prob)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_drops_at_its_rate_and_anew_each_time(dtype):
     unpadding = Unpadding(torch.ones(8, 128, dtype=torch.long), device=torch.device(DEVICE))
     qkv = torch.zeros(1024, 3 * 4 * 64, device=DEVICE)  # equal scores
     qkv[:, 2 * 4 * 64 :] = 1  # and values of 1: each output is the share that stays, scaled
-    qkv = qkv.to(dtype)
-    one, other = (modeling.flash_attention(qkv, unpadding, 4, 0.1).float() for _ in range(2))
+    one, other = (attention_for_training(qkv.to(dtype), unpadding, 0.1).float() for _ in range(2))
     assert abs(one.mean() - 1) < 0.01 and not torch.equal(one, other)
     # Of 128 keys: a standard deviation of √(0.1 / 0.9 / 128).
     assert abs(one[:, ::64].std() / (0.1 / 0.9 / 128) ** 0.5 - 1) < 0.1
+    # No two sequences and no two heads drop the same.
+    shares = one[:, ::64].unflatten(0, (8, 128)).transpose(1, 2).flatten(0, 1)  # [8*4, 128]
+    assert len(shares.unique(dim=0)) == len(shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_drops_alike_forward_and_backward(dtype):
+    """The output is then linear in the values, with this gradient."""
+    mask = (torch.arange(300) < torch.tensor([300, 1, 77, 128])[:, None]).long()
+    unpadding = Unpadding(mask, device=torch.device(DEVICE))
+    qkv = torch.randn(len(unpadding.indices), 3 * 4 * 64, device=DEVICE).to(dtype).requires_grad_()
+    context = attention_for_training(qkv, unpadding, 0.5)
+    probe = torch.randn_like(context)
+    (grad,) = torch.autograd.grad(context, qkv, probe)
+    values, grads = (x.detach()[:, 2 * 4 * 64 :].double() for x in (qkv, grad))
+    products = context.detach().double() * probe.double()
+    error = (products.sum() - (values * grads).sum()).abs() / products.square().sum().sqrt()
+    assert error < (1e-3 if dtype == torch.float32 else 0.05)
 
 
 def train_step(model, optimizer):
@@ -125,6 +173,30 @@ def test_a_step_does_not_wait_for_the_device(head, dtype):
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_replicas_in_threads_compute_in_the_runs_precision(dtype):
+    """By DataParallel's own threads, with two copies of a model on one GPU."""
+    runtime = Runtime(torch.device(DEVICE, 0), dtype=dtype)
+    model = tiny(BertForQuestionAnswering, initializer_range=0.3).to(runtime.device)
+    inputs = [tensor.to(runtime.device) for tensor in tiny_inputs()]
+    seen = []
+    copies = [AutocastForward(copy.deepcopy(model), runtime) for _ in range(2)]
+    for each in copies:
+        each.module.bert.encoder.layer[0].intermediate.dense.register_forward_hook(
+            lambda module, args, output: seen.append(output.dtype)
+        )
+    with runtime.autocast():
+        wanted = model(*inputs)
+        outputs = torch.nn.parallel.parallel_apply(copies, [inputs] * 2, devices=[0, 0])
+    assert seen == [dtype] * 2
+    tokens = inputs[2].bool()
+    for each, found in zip(copies, outputs):
+        for ours, its in zip(found, wanted):
+            assert torch.allclose(ours[tokens], its[tokens], rtol=0.01, atol=0.01)
+        found[0][tokens].sum().backward()
+        assert each.module.bert.embeddings.word_embeddings.weight.grad.isfinite().all()
+
+
 # --- steps as CUDA graphs ------------------------------------------------------------------------
 
 
@@ -154,8 +226,7 @@ def deterministic():
 
 def test_packed_inputs_are_the_padded_ones():
     run = Run(graphs=False)
-    rows = [SimpleNamespace(input_ids=np.arange(1, n), segment_ids=np.arange(1, n) % 2)
-            for n in (4, 8, 2)]  # fmt: skip
+    rows = rows_of((3, 7, 1))
     with torch.no_grad():
         ours, pooled = run.model.bert.eval()(*packed_inputs(rows))
         wanted, its_pooled = run.model.bert(*model_inputs(rows))
@@ -230,6 +301,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(monkeypatch):
         return apply(self, *rest)
 
     stream = torch.cuda.current_stream()
+    capture = run.step.capture
     with monkeypatch.context() as patch:
         patch.setattr(BERTAdam, "apply", wait)
         run.train([0])
@@ -237,6 +309,10 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(monkeypatch):
     assert torch.cuda.current_stream() == stream
     losses_of = [each.train(range(1, STEPS)) for each in (run, eager)]
     assert np.isfinite(losses_of).all()
+    gc.collect()
+    torch.cuda.empty_cache()
+    pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
+    assert capture.pool not in pools
     # Another error in Python, after which the capture itself ends well.
     run = Run()
     with monkeypatch.context() as patch:

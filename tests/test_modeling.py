@@ -340,13 +340,31 @@ def test_attention_equals_the_plain_formula(holes, attention):
     assert roundings(*grads) < limit
 
 
-def by_sequence(query, key, value, ends):
+def by_sequence(query, key, value, ends, dropout_prob=0.0):
     """What the kernels for packed rows compute: [P, N, H] three times -> [P, N, H]."""
     contexts = []
     sizes = ends.diff().tolist()
     for q, k, v in zip(*(x.transpose(0, 1).double().split(sizes, 1) for x in (query, key, value))):
-        contexts.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v)  # [N, F, H]
+        probs = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        contexts.append(torch.dropout(probs, dropout_prob, train=True) @ v)  # [N, F, H]
     return torch.cat(contexts, 1).transpose(0, 1).to(query.dtype)
+
+
+class DropsAnewBackward(torch.autograd.Function):
+    """by_sequence whose backward pass drops other elements, as PyTorch's float32 kernel."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        ctx.inputs = inputs
+        return by_sequence(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        *heads, ends, dropout_prob = ctx.inputs
+        heads = [head.detach().requires_grad_() for head in heads]
+        with torch.enable_grad():
+            context = by_sequence(*heads, ends, dropout_prob)
+        return *torch.autograd.grad(context, heads, grad), None, None
 
 
 class Kernels:
@@ -363,7 +381,7 @@ class Kernels:
         assert query.dtype in (torch.bfloat16, torch.float16) and query.dim() == 3
         self.check(cum_seq_q, cum_seq_k, max_q, max_k)
         assert is_causal is False and return_debug_mask is False and 0 <= dropout_p < 1
-        return by_sequence(query, key, value, cum_seq_q), None, None, None, None
+        return by_sequence(query, key, value, cum_seq_q, dropout_p), None, None, None, None
 
     def _efficient_attention_forward(
         self, query, key, value, bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
@@ -374,7 +392,8 @@ class Kernels:
         self.check(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
         assert bias is None and custom_mask_type == 0 and 0 <= dropout_p < 1
         assert compute_log_sumexp == query.requires_grad
-        return by_sequence(query[0], key[0], value[0], cu_seqlens_q)[None], None, None, None, 0, 0
+        context = DropsAnewBackward.apply(query[0], key[0], value[0], cu_seqlens_q, dropout_p)
+        return context[None], None, None, None, 0, 0
 
     def check(self, ends, same_ends, longest, same_longest):
         assert torch.equal(ends, same_ends) and ends.dtype == torch.int32
@@ -423,7 +442,7 @@ def test_the_model_takes_flash_attention_where_it_can(head, kernels, monkeypatch
         asked = []
         monkeypatch.setattr(modeling, "refusal", lambda *place: asked.append(place) or "")
         answer = uses(self, unpadding, "cuda")
-        assert asked == ([("cuda", torch.float32, 8)] if answer else [])
+        assert asked == ([("cuda", torch.float32, 8, False)] if answer else [])
         return answer
 
     monkeypatch.setattr(modeling.BertModel, "uses_flash_attention", as_on_a_gpu)
@@ -446,19 +465,38 @@ def test_kernels_are_tried_before_they_are_used(kernels):
             for mode in (torch.inference_mode, torch.no_grad):
                 modeling.refusal.cache_clear()
                 with mode():
-                    assert modeling.refusal("cpu", dtype, 8) == ""
+                    assert modeling.refusal("cpu", dtype, 8, False) == ""
     assert [name for name, _ in kernels.calls] == ["efficient"] * 2 + ["flash"] * 2
     with pytest.warns(UserWarning, match="runs padded, .*: heads of 12 are not a multiple of 8"):
-        assert modeling.refusal("cpu", torch.float32, 12)
+        assert modeling.refusal("cpu", torch.float32, 12, False)
     for wrong in (0.9, float("nan")):
         modeling.refusal.cache_clear()
         kernels._flash_attention_forward = lambda query, *_, wrong=wrong: (query * wrong,)
         with pytest.warns(UserWarning, match="its results differ from the plain formula's"):
-            assert modeling.refusal("cpu", torch.float16, 8)
+            assert modeling.refusal("cpu", torch.float16, 8, False)
     del kernels._flash_attention_forward
     kernels._efficient_attention_forward = lambda query: None
     with pytest.warns(UserWarning, match="positional argument"):
-        assert modeling.refusal("cpu", torch.float32, 16)
+        assert modeling.refusal("cpu", torch.float32, 16, False)
+
+
+def test_a_kernel_that_drops_other_elements_backward_is_not_used(kernels):
+    """The float32 one; the trial leaves random states as they are."""
+    state = torch.get_rng_state()
+    assert modeling.refusal("cpu", torch.bfloat16, 8, True) == ""
+    with pytest.warns(UserWarning, match="the float32 kernel drops other elements backward than"):
+        assert modeling.refusal("cpu", torch.float32, 8, True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_trial_drops_where_the_model_does(monkeypatch):
+    asked = []
+    monkeypatch.setattr(modeling, "refusal", lambda *place: asked.append(place[-1]) or "")
+    unpadding = modeling.Unpadding(tiny_inputs()[2])
+    for dropout in (0.0, 0.1):
+        for training in (False, True):
+            assert tiny(dropout=dropout).train(training).uses_flash_attention(unpadding, "cuda")
+    assert asked == [False, False, False, True]
 
 
 def test_operations_that_are_missing_are_not_used():
@@ -466,11 +504,11 @@ def test_operations_that_are_missing_are_not_used():
     modeling.refusal.cache_clear()
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.warns(UserWarning, match="attention runs padded, which is slower on a GPU: "):
-            reason = modeling.refusal("cpu", dtype, 64)
+            reason = modeling.refusal("cpu", dtype, 64, False)
         assert reason and "\n" not in reason
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert modeling.refusal("cpu", dtype, 64) == reason
+            assert modeling.refusal("cpu", dtype, 64, False) == reason
     modeling.refusal.cache_clear()
 
 

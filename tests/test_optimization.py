@@ -2,11 +2,13 @@
 
 import copy
 import math
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings
+from helpers import BF16_ROUNDING, ROUNDING, assert_same_gradients, roundings, run
 from model_helpers import (
     BATCH,
     LOSS,
@@ -456,3 +458,50 @@ def test_constant_rate_and_no_warm_up():
 def test_settings_out_of_range(change, words):
     with pytest.raises(ValueError, match=words):
         BERTAdam([torch.nn.Parameter(torch.ones(1))], **{"lr": 1e-3, **change})
+
+
+def test_no_method_loads_the_compiler():
+    """PyTorch's own import torch._dynamo, which takes as long as PyTorch itself."""
+    code = """if True:
+        import sys, torch
+        from optimization import BERTAdam
+
+        parameter = torch.zeros(3, requires_grad=True)
+        optimizer = BERTAdam([parameter], lr=1e-3)
+        (parameter - 1).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        print("torch._dynamo" in sys.modules, parameter.grad, parameter.min().item() > 0)
+    """
+    assert run("-c", code).ok().out == "False None True\n"
+
+
+def test_a_number_that_has_not_arrived_from_the_gpu_warns_of_nothing(monkeypatch):
+    """The host may be ahead: what it reads of the step before may not have been copied yet."""
+    ones, sent = torch.ones, []
+
+    class Pinned:
+        """A scalar on the host that a copy reaches later."""
+
+        def __init__(self, size, pin_memory):
+            self.value = ones(size)
+
+        def copy_(self, number, non_blocking):
+            sent.append((self.value, number.value))
+
+        def __bool__(self):
+            return bool(self.value)
+
+    monkeypatch.setattr(torch, "ones", Pinned)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), value=torch.zeros(()))
+    table = SimpleNamespace(sources=SimpleNamespace(known=on_gpu))
+    optimizer = BERTAdam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3, word_tables=[table])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer._warn_if_dense()
+        optimizer._warn_if_dense()
+    for value, number in sent:
+        value.copy_(number)
+    with pytest.warns(UserWarning, match="by the plain norm"):
+        optimizer._warn_if_dense()

@@ -147,6 +147,8 @@ def test_in_a_bucket_batches_have_one_shape(lengths, spare):
     more = ours.with_spare_rows(32)
     assert more.seqlens == [*lengths, spare + 32] and more.max_seqlen == max(16, spare + 32)
     assert torch.equal(more.pad(more.input_ids, 0), wide)
+    # A wider model: no kernel may get a longest sequence that is longer than all rows.
+    assert plain.in_bucket(width=384, multiple=16).max_seqlen == 16
 
 
 class Pair(NamedTuple):

@@ -635,6 +635,9 @@ def test_several_gpus_in_one_process_are_told_of_torchrun(monkeypatch, capsys):
         "one process uses 2 GPUs; one process for each is faster: "
         "torchrun --nproc_per_node=2 run_squad.py --do_train\n"
     )
+    # torchrun --nproc_per_node=1: the process has the GPU of its rank, whatever else it sees.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert training.parallel(runtime, model) is model and runtime.num_gpus == 1
 
 
 def test_predict_gives_each_feature_its_own_output(monkeypatch):

@@ -229,7 +229,9 @@ class DataProcessor:
                 continue
             has_label = not set_type.startswith("test") and len(row) > self.label_column
             is_example = has_label and row[self.label_column].strip() in self.labels
-            if is_example or row[0].strip().isdecimal():  # an index, a label or a score
+            # An index, a label or a score; but a header of pandas may be numbers alone.
+            numbers = [cell.strip().isdecimal() for cell in row]
+            if is_example or (numbers[0] and not all(numbers)):
                 raise ValueError(
                     f"{path}:{number} is an example, but the file should begin with a header"
                 )

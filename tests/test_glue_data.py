@@ -749,8 +749,10 @@ def test_a_file_without_its_header_does_not_lose_a_row(task, name, row, tmp_path
     path.write_text(f"{row}\n" * 2)
     with pytest.raises(ValueError, match=r":1 is an example, but the file should begin with a"):
         Task(processor).get_examples(name, tmp_path)
-    path.write_text("\t".join(["index"] * row.count("\t") + ["index"]) + f"\n{row}\n")
-    assert len(Task(processor).get_examples(name, tmp_path)[0]) == 1
+    num_columns = row.count("\t") + 1
+    for header in (["index"] * num_columns, map(str, range(num_columns))):
+        path.write_text("\t".join(header) + f"\n{row}\n")
+        assert len(Task(processor).get_examples(name, tmp_path)[0]) == 1
 
 
 def test_where_a_processor_is(tmp_path):

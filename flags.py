@@ -9,6 +9,7 @@ loaded.
 """
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import glob
@@ -1044,8 +1045,8 @@ def run(function: Callable, *arguments):
         write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt as error:
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes a moment
+        # PyTorch takes a moment to end, and a second Ctrl-C in it would print a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         uncaught(KeyboardInterrupt, error, None)
         sys.exit(130)
 

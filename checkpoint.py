@@ -265,7 +265,7 @@ def find_start(args: argparse.Namespace) -> Folder | None:
             f"--init_checkpoint {init} holds an adapter of PEFT and not the model that it adapts: "
             f"merge them (merge_and_unload) and save the model"
         )
-    if not start.source and (inner := _folders_of_weights(init)):
+    if not start.source and (inner := folders_of_weights(init)):
         raise FileNotFoundError(
             f"--init_checkpoint {init} holds no weights, but its folders do: give one of "
             f"{', '.join(inner)}"
@@ -277,7 +277,7 @@ def find_start(args: argparse.Namespace) -> Folder | None:
     raise FileNotFoundError(_not_found(init))
 
 
-def _folders_of_weights(path):
+def folders_of_weights(path: str | os.PathLike) -> list[str]:
     """The folders in a folder that hold weights, as checkpoint-500 of transformers' Trainer."""
     if not os.path.isdir(path):
         return []
@@ -302,21 +302,14 @@ def _is_inside(path, folder):
 
 def _not_found(init):
     """The message for an --init_checkpoint that does not exist, with what to do instead."""
+    if advice := flags.download_advice(init):
+        return f"--init_checkpoint {init} {advice}"
     folder = os.path.dirname(init) or "."
-    name = init.removeprefix("google-bert/")
-    if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
-        name = f"google-bert/{name}"
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]*bert[\w.-]*", name, re.I) or os.path.isdir(folder):
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
-        return (
-            f"--init_checkpoint {init} does not exist; {folder} contains: "
-            f"{', '.join(found) or 'nothing'}"
-        )
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = sorted({re.sub(r"\.(index|meta|data-.*)$", "", name) for name in names})
     return (
-        f"--init_checkpoint {init} is not a folder or file here, and nothing is downloaded: put "
-        f"config.json, vocab.txt and model.safetensors from https://huggingface.co/{name} into a "
-        f"folder, and give that folder"
+        f"--init_checkpoint {init} does not exist; {folder} contains: "
+        f"{', '.join(found) or 'nothing'}"
     )
 
 
@@ -440,25 +433,7 @@ def save_model(
     """
     if not runtime.is_main:
         return
-    # The model that is written ties its tables, whatever the one that was read did.
-    config = replace(config, tie_word_embeddings=True)
-    _save_config(args, config)
-
-    metadata = {
-        "script": os.path.basename(sys.argv[0]),
-        "flags": vars(args),
-        "do_lower_case": args.do_lower_case,
-        "strip_accents": args.strip_accents,
-        "never_split": args.never_split,
-        "precision": runtime.precision,
-        **({"why_not_bf16": runtime.why_not_bf16} if runtime.why_not_bf16 else {}),
-        "torch": torch.__version__,
-        **metadata,
-    }
-    json_files = {RUN: metadata, TRANSFORMERS_CONFIG: transformers_config(model, config, metadata)}
-    for name, values in json_files.items():
-        with atomic_write(os.path.join(args.output_dir, name)) as file:
-            json.dump(values, file, indent=2)
+    _save_description(args, runtime, model, config, metadata)
 
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
     size = sum(array.nbytes for array in arrays.values())
@@ -471,6 +446,31 @@ def save_model(
             os.remove(safetensors)
     # Last, because this file marks the run as finished.
     write_bin(os.path.join(args.output_dir, WEIGHTS), arrays.items(), size)
+
+
+def _save_description(args, runtime, model, config, metadata) -> None:
+    """Writes all but the weights that `save_model` writes; run.json last."""
+    # The model that is written ties its tables, whatever the one that was read did.
+    config = replace(config, tie_word_embeddings=True)
+    _save_config(args, config)
+
+    # Its own name, whatever it was called by: a link, a notebook, another program.
+    script = flags.script_of(args)
+    metadata = {
+        "script": f"{script}.py" if script else os.path.basename(sys.argv[0]),
+        "flags": vars(args),
+        "do_lower_case": args.do_lower_case,
+        "strip_accents": args.strip_accents,
+        "never_split": args.never_split,
+        "precision": runtime.precision,
+        **({"why_not_bf16": runtime.why_not_bf16} if runtime.why_not_bf16 else {}),
+        "torch": torch.__version__,
+        **metadata,
+    }
+    json_files = {TRANSFORMERS_CONFIG: transformers_config(model, config, metadata), RUN: metadata}
+    for name, values in json_files.items():
+        with atomic_write(os.path.join(args.output_dir, name)) as file:
+            json.dump(values, file, indent=2)
 
 
 def _save_config(args, config) -> None:
@@ -812,11 +812,15 @@ def resume_or_clear(args, runtime, key: dict[str, str]):
     return state
 
 
-def save_checkpoint(args, runtime, model, optimizer, step, scale, key, evaluation=None) -> None:
+def save_checkpoint(
+    args, runtime, model, optimizer, step, scale, key, evaluation=None, metadata=None
+) -> None:
     """Writes checkpoint-`step`.pt and removes the oldest beyond --keep_checkpoints.
 
-    `evaluation` is the state of the run's Evaluator, with its best weights. Raises OSError, or
-    ValueError if a weight is not finite; the checkpoints there are then kept.
+    `evaluation` is the state of the run's Evaluator, with its best weights. `metadata` is that of
+    `save_model`, all of which but the weights is written, too: of a run that is killed the
+    checkpoint can be used as a finished run's weights. Raises OSError, or ValueError if a weight is
+    not finite; the checkpoints there are then kept.
     """
     if not runtime.is_main:
         return
@@ -832,9 +836,7 @@ def save_checkpoint(args, runtime, model, optimizer, step, scale, key, evaluatio
     for name, tensor in state["model"].items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite after step {step}: stopped without saving")
-    if not os.path.exists(os.path.join(args.output_dir, CONFIG)):
-        # So that --init_checkpoint …/checkpoint-N.pt needs no other file either.
-        _save_config(args, getattr(model, "bert", model).config)
+    _save_description(args, runtime, model, getattr(model, "bert", model).config, metadata or {})
     save_tensors(state, os.path.join(args.output_dir, f"checkpoint-{step}.pt"))
 
     old = list(checkpoints(args.output_dir).values())[args.keep_checkpoints :]

@@ -36,6 +36,7 @@ PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
 NULL_ODDS = "null_odds.json"
 REPORT = "report.html"
+PREDICTIONS_REPORT = "predictions.html"  # of predictions alone, beside the report of a run
 CHECKPOINTS = "checkpoint-*.pt"
 
 # Patterns of everything that a run of ours writes to its --output_dir, and nothing else: what
@@ -43,7 +44,8 @@ CHECKPOINTS = "checkpoint-*.pt"
 WRITTEN = (
     *WEIGHT_FILES, CONFIG, TRANSFORMERS_CONFIG, VOCAB, TOKENIZER_CONFIG, RUN, LOG, EVAL_RESULTS,
     SEEDS_RESULTS, TEST_RESULTS, "test_results_mismatched.tsv", TEST_PREDICTIONS,
-    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, CHECKPOINTS,
+    TEST_EVAL_RESULTS, PREDICTIONS, NBEST_PREDICTIONS, NULL_ODDS, REPORT, PREDICTIONS_REPORT,
+    CHECKPOINTS,
     "MRPC.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "CoLA.tsv", "SST-2.tsv", "STS-B.tsv", "QQP.tsv",
     "RTE.tsv", "QNLI.tsv", "WNLI.tsv",
 )  # fmt: skip
@@ -123,31 +125,57 @@ def _release(path, file):
     file.close()
 
 
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether a path is a device or a pipe, which is written to and not replaced."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w", size: int = 0) -> Iterator[IO]:
     """Opens a temporary file that replaces `path` once it is complete and on the disk.
 
-    After an error or a kill, `path` is what it was before. `size` is the number of bytes that will
-    be needed, for the message about a full disk. Raises OSError where the file cannot be written.
+    After an error or a kill, `path` is what it was before. A link stays, and the file that it
+    points to is replaced; a device or a pipe, as /dev/stdout may be, is written to directly. `size`
+    is the number of bytes that will be needed, for the message about a full disk. Raises OSError
+    where the file cannot be written.
     """
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+    encoding = None if "b" in mode else "utf-8"
+    if is_stream(path):
+        with errors_naming(path, path, size), open(path, mode, encoding=encoding) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        # The new name is on the disk only once the folder is.
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except BaseException as error:
+        return
+
+    target = os.path.realpath(path)
+    temporary = f"{target}.tmp"
+    try:
+        with errors_naming(path, temporary, size):
+            with open(temporary, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            # The new name is on the disk only once the folder is.
+            folder = os.open(os.path.dirname(target), os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        if isinstance(error, OSError) and error.filename in (None, temporary):
-            megabytes = f"{size / 1e6:.0f} MB"
-            raise OSError(f"{path} could not be written ({megabytes}): {error}") from None
         raise
+
+
+@contextlib.contextmanager
+def errors_naming(path: str | os.PathLike, opened: str | os.PathLike = "", size: int = 0):
+    """Makes an OSError in its body, about `opened` or about no file, one that names `path`."""
+    try:
+        yield
+    except BrokenPipeError:  # The reader of a pipe has seen enough.
+        raise
+    except OSError as error:
+        if error.filename not in (None, opened):
+            raise
+        needed = f" ({size / 1e6:.0f} MB)" if size else ""
+        raise OSError(f"{path} could not be written{needed}: {error.strerror or error}") from None
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
@@ -159,9 +187,11 @@ def iter_lines(path: str | os.PathLike, keep_ends: bool = False) -> Iterator[str
     """Yields the lines of a UTF-8 file, or of stdin for "-", with or without a byte-order mark.
 
     A line ends with "\\n" or "\\r\\n" and nowhere else; `keep_ends` leaves these at it. Raises
-    OSError, or ValueError with file and line where the file is not UTF-8, or where only carriage
-    returns end its lines.
+    OSError, or ValueError with file and line where the file is not UTF-8, where only carriage
+    returns end its lines, or where stdin is closed.
     """
+    if path == "-" and sys.stdin is None:
+        raise ValueError("stdin is closed: there is nothing to read from -")
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
         for number, line in enumerate(file, start=1):

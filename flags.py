@@ -9,10 +9,13 @@ loaded.
 """
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import glob
 import os
+import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -148,6 +151,8 @@ class Flag:
             return
         if self.allowed and value not in self.allowed:
             raise ValueError(f"{self.spelling} is {value}, but must be {self.allowed}")
+        if value != value:
+            raise ValueError(f"{self.spelling} is {value}, but must be a number")
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.spelling} is {value!r}; use one of {', '.join(self.choices)}")
         if self.must_exist and value:
@@ -158,7 +163,8 @@ class Flag:
     def check_input(self, path: str) -> None:
         """Raises OSError where no file, or no folder, can be read at `path`."""
         if not os.path.exists(path):
-            raise FileNotFoundError(f"{self.spelling} {path} does not exist")
+            advice = download_advice(path) if self.positional else ""
+            raise FileNotFoundError(f"{self.spelling} {path} {advice or 'does not exist'}")
         if self.metavar == "FILE" and os.path.isdir(path):
             raise IsADirectoryError(f"{self.spelling} {path} is a folder: give a file in it")
         if self.metavar == "FOLDER" and not os.path.isdir(path):
@@ -1037,10 +1043,13 @@ def run(function: Callable, *arguments):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             error = f"{error.filename}: {error.strerror}"
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         write_error(f"{script}: error: {error}")
         sys.exit(2)
     except KeyboardInterrupt as error:
+        # PyTorch takes a moment to end, and a second Ctrl-C in it would print a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         uncaught(KeyboardInterrupt, error, None)
         sys.exit(130)
 
@@ -1069,6 +1078,21 @@ def note(text: str) -> None:
         print(text, flush=True)
 
 
+def download_advice(path: str) -> str:
+    """What to download for a path that is a model's name at Hugging Face; "" for another path."""
+    name = path.removeprefix("google-bert/")
+    if re.fullmatch(r"bert-(base|large|mini|tiny|small|medium)[\w-]*", name):
+        name = f"google-bert/{name}"
+    elif os.path.isdir(os.path.dirname(path)) or not re.fullmatch(
+        r"[\w.-]+/[\w.-]*bert[\w.-]*", name, re.IGNORECASE
+    ):
+        return ""
+    return (
+        f"is not a folder or file here, and nothing is downloaded: put config.json, vocab.txt and "
+        f"model.safetensors from https://huggingface.co/{name} into a folder, and give that folder"
+    )
+
+
 def check_output_dir(path: str, name: str = "output_dir") -> None:
     """Raises OSError where files could not be written to the folder `path`; creates nothing."""
     parent = os.path.abspath(path)
@@ -1089,7 +1113,8 @@ def check_output_file(path: str, name: str, inputs: Iterable[str]) -> None:
     """Raises ValueError or OSError where the file `path` could not be written, or is an input."""
     if os.path.isdir(path):
         raise ValueError(f"--{name} {path} is a folder: give a file to write")
-    check_output_dir(os.path.dirname(path) or ".", name)
+    if os.path.isfile(path) or not os.path.exists(path):  # else a device or a pipe
+        check_output_dir(os.path.dirname(path) or ".", name)
     for other in filter(None, inputs):  # without flags that were not given
         if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
             raise ValueError(f"--{name} {path} is one of the input files: pass another one")

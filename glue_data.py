@@ -231,7 +231,10 @@ class DataProcessor:
             if is_blank(row):
                 continue
             has_label = not set_type.startswith("test") and len(row) > self.label_column
-            if has_label and row[self.label_column].strip() in self.labels:
+            is_example = has_label and row[self.label_column].strip() in self.labels
+            # An index, a label or a score; but a header of pandas may be numbers alone.
+            numbers = [cell.strip().isdecimal() for cell in row]
+            if is_example or (numbers[0] and not all(numbers)):
                 raise ValueError(
                     f"{path}:{number} is an example, but the file should begin with a header"
                 )

@@ -15,6 +15,7 @@ import os
 import sys
 
 import flags
+from files import is_stream
 from tables import FORMATS as TABLES
 from tables import format_of, parse_columns
 
@@ -32,7 +33,8 @@ def parse_args(argv: list[str] | None = None):
     args = flags.Parser("predict", description, EXAMPLE).parse_args(argv)
     if args.text is not None and args.input is not None:
         raise ValueError("give a text or --input, not both")
-    if args.text is None and args.input is None and (args.embed or not sys.stdin.isatty()):
+    has_terminal = sys.stdin and sys.stdin.isatty()
+    if args.text is None and args.input is None and (args.embed or not has_terminal):
         raise ValueError("there is no text: give one, or --input FILE, where - is stdin")
     parse_input(args)
     parse_output(args)
@@ -66,13 +68,15 @@ def parse_input(args):
 
 def parse_output(args):
     """Completes --format; raises ValueError or OSError if --output could not be written."""
+    if args.output is None and sys.stdout is None:
+        raise ValueError("stdout is closed: give --output FILE")
     if args.output is not None:
         folder = os.path.dirname(args.output) or "."
         if os.path.isdir(args.output):
             raise ValueError(f"--output {args.output} is a folder: give a file to write")
         if not os.path.isdir(folder):
             raise ValueError(f"--output {args.output}: the folder {folder} does not exist")
-        if not os.access(folder, os.W_OK):
+        if not (os.access(folder, os.W_OK) or is_stream(args.output)):
             raise PermissionError(f"--output {args.output}: {folder} is not writable")
         sources = {"--input": args.input, "--context": args.context}
         for name, source in sources.items():
@@ -88,8 +92,8 @@ def parse_output(args):
             args.format = "table" if args.output is None and sys.stdout.isatty() else "jsonl"
     if args.format == "npz" and not args.embed:
         raise ValueError("npz is for vectors: give --embed mean or --embed cls")
-    if args.format == "npz" and not args.output:
-        raise ValueError("npz needs --output FILE.npz")
+    if args.format == "npz" and (not args.output or is_stream(args.output)):
+        raise ValueError("npz needs --output FILE.npz, not a device or a pipe")
     if args.format == "tsv" and args.embed:
         raise ValueError("tsv is not for vectors: use --format jsonl, or --output FILE.npz")
 
@@ -99,11 +103,13 @@ ARGS = flags.run(parse_args) if __name__ == "__main__" else None
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -114,7 +120,7 @@ import precision
 import squad_data
 import tagging_data
 import tagging_metrics
-from checkpoint import Folder, inspect_folder, refuse_other_tokenizers
+from checkpoint import Folder, folders_of_weights, inspect_folder, refuse_other_tokenizers
 from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
 from data import (
     join_pair,
@@ -124,7 +130,7 @@ from data import (
     token_batches,
     windows_of_pair,
 )
-from files import atomic_write, iter_lines
+from files import atomic_write, errors_naming, iter_lines
 from modeling import (
     BertConfig,
     BertForPreTraining,
@@ -134,7 +140,7 @@ from modeling import (
     BertModel,
     load_weights,
 )
-from tables import READERS, named_columns, read_jsonl, text_cells
+from tables import READERS, named_columns, other_separator, read_jsonl, text_cells
 from tokenization import FullTokenizer
 from training import memory_advice
 from weights import read_state_dict, standard_names
@@ -246,13 +252,17 @@ def read_folder(path: str) -> Folder:
     if not os.path.isdir(path):
         raise ValueError(f"{path} is not a folder: give the --output_dir of a run")
     folder = inspect_folder(path)
-    for what, file in (
-        ("weights", folder.source),
-        ("configuration", folder.config_file),
-        ("vocabulary", folder.vocab_file),
+    if not folder.source and (inner := folders_of_weights(path)):
+        raise ValueError(
+            f"{path} has no weights, but its folders do: give one of {', '.join(inner)}"
+        )
+    for what, file, advice in (
+        ("weights", folder.source, "give a folder with all that a model needs"),
+        ("configuration", folder.config_file, "copy the model's config.json into it"),
+        ("vocabulary", folder.vocab_file, "copy the model's vocab.txt into it"),
     ):
         if file is None:
-            raise ValueError(f"{path} has no {what}: give a folder with all that a model needs")
+            raise ValueError(f"{path} has no {what}: {advice}")
     refuse_other_tokenizers(folder)
     return folder
 
@@ -333,6 +343,12 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(
+            f"device {device!r} is not available here; use cpu, cuda or cuda:N"
+        ) from None
     found = read_folder(os.fspath(folder))
     config = BertConfig.from_json_file(found.config_file)
     tokenizer = read_tokenizer(found, config)
@@ -356,6 +372,9 @@ def kind_of(folder: Folder) -> str:
 def note(line: str) -> None:
     """Prints a line for the user to stderr; stdout is for results alone."""
     print(line, file=sys.stderr, flush=True)
+
+
+note_once = cache(note)  # for what is found both when rows are checked and when they are used
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -438,9 +457,7 @@ class Model:
         ValueError for a model that does not tag.
         """
         self._require(TAGS)
-        if isinstance(texts, (str, bytes)):
-            raise ValueError("give a list of texts, not one text")
-        split = [_split_words(text, number) for number, text in enumerate(texts)]
+        split = [_split_words(text, number) for number, text in enumerate(_listed(texts))]
         examples = [
             tagging_data.TaggingExample([text[start:end] for start, end in spans])
             for text, spans in split
@@ -473,6 +490,7 @@ class Model:
         A context may be longer than the model's input: it is read through overlapping windows.
         Raises ValueError for a model that does not answer questions.
         """
+        questions = _listed(questions)
         results = []
         for (_, context), found in zip(questions, self.ranked_answers(questions)):
             start, end = squad_data.find_span(context, found) or (None, None)
@@ -485,6 +503,10 @@ class Model:
     def ranked_answers(self, questions: Sequence[tuple[str, str]]) -> list[squad_data.Answer]:
         """The same as run_squad.py computes them, with their n-best lists."""
         self._require(QUESTIONS)
+        questions = _listed(questions)
+        for number, question in enumerate(questions):
+            if isinstance(question, str):
+                raise ValueError(f"question {number}, {shorten(question, 60)!r}, has no context")
         pairs = self._pairs(questions)
         paragraphs = []
         for number, (question, context) in enumerate(pairs):
@@ -534,21 +556,30 @@ class Model:
         and for a model without a head for masked words.
         """
         self._require(MASKS)
-        mask_id = self.tokenizer.vocab.get(MASK)
-        if mask_id is None:
-            raise ValueError(f"{self.folder.vocab_file} has no {MASK}")
         pairs = self._pairs(texts)
+        for number, pair in enumerate(pairs):
+            if problem := self.mask_problem(pair):
+                raise ValueError(f"text {number}, {shorten(pair[0], 60)!r}, {problem}")
         features = self._features(pairs)
-        for (first, second), feature in zip(pairs, features):
-            wanted = first.count(MASK) + second.count(MASK)
-            found = np.count_nonzero(feature.input_ids == mask_id)
-            if not wanted or found < wanted:
-                problem = "is missing"
-                if wanted:
-                    problem = f"lies beyond {self.max_seq_length} WordPieces"
-                raise ValueError(f"{MASK} {problem} in {shorten(first, 60)!r}")
         # Each [MASK] has a score for every entry of the vocabulary, so smaller batches are needed.
         return self._outputs(features, self._best_words, part=4)
+
+    def mask_problem(self, texts: Sequence[str]) -> str:
+        """Why a text or pair cannot be filled in, in words; "" if it can."""
+        if MASK not in self.tokenizer.vocab:
+            raise ValueError(f"{self.folder.vocab_file} has no {MASK}")
+        wanted = sum(text.count(MASK) for text in texts)
+        if not wanted:
+            close = re.search(r"\[\s*mask\s*\]", " ".join(texts), re.IGNORECASE)
+            return f"has no {MASK}" + (f", but {close[0]}: write {MASK}" if close else "")
+        # A WordPiece has at least a byte, so that most texts need not be tokenized for this.
+        num_bytes = sum(len(text.encode(errors="replace")) for text in texts)
+        if num_bytes + 3 > self.max_seq_length:
+            ids = [*map(self._encode, texts), []]
+            input_ids, _ = join_pair(*ids[:2], 0, 0, self.max_seq_length)
+            if np.count_nonzero(input_ids == self.tokenizer.vocab[MASK]) < wanted:
+                return f"has a {MASK} beyond the model's {self.max_seq_length} WordPieces"
+        return ""
 
     def embed(self, texts: Sequence[str | tuple[str, str]], how: str = "mean") -> np.ndarray:
         """A vector for each text, float32 [texts, hidden_size]; any model has them.
@@ -624,10 +655,8 @@ class Model:
 
     def _pairs(self, texts):
         """(text, second text or "") of each text. Raises ValueError for anything else."""
-        if isinstance(texts, (str, bytes)):
-            raise ValueError("give a list of texts, not one text")
         pairs = []
-        for number, text in enumerate(texts):
+        for number, text in enumerate(_listed(texts)):
             parts = (text, "") if isinstance(text, str) else text
             is_pair = isinstance(parts, (tuple, list)) and len(parts) == 2
             if not is_pair or not all(isinstance(part, str) for part in parts):
@@ -693,6 +722,15 @@ class Model:
             for index, output in zip(indices.tolist(), found):
                 outputs[index] = output
         return outputs
+
+
+def _listed(texts):
+    """The texts as a list. Raises ValueError for one text, or where iterating gives names."""
+    if isinstance(texts, (str, bytes)):
+        raise ValueError("give a list of texts, not one text")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # as a DataFrame of pandas
+        raise ValueError(f"give a list of texts, not a {type(texts).__name__}: one of its columns")
+    return list(texts)
 
 
 def _split_words(text, number):
@@ -799,9 +837,22 @@ def table_columns(row, text_columns, header, where):
         columns = named_columns(text_columns, names, where)
     elif len(row) == 1:
         columns = [0]
+        if not is_header:
+            refuse_other_separator(row, where)
+            if header == "auto" and row != [""]:
+                note_once(f"{where} is used as a text: if it is a header, give --header true")
     else:
         columns = the_columns(usual if is_header else [], row, where)
     return (names if is_header else None), columns
+
+
+def refuse_other_separator(row, where):
+    """Raises ValueError if a row of one cell is a header with usual names, otherwise separated."""
+    for separator in ";\t,":
+        if usual_columns(row[0].split(separator)):
+            raise ValueError(
+                f"{where} has one column, {shorten(row[0], 60)!r}{other_separator(row)}"
+            )
 
 
 def the_columns(usual, names, where):
@@ -1152,8 +1203,8 @@ class Use:
 
     def check(self, row: Row) -> Row:
         """The row; raises ValueError with its place if the model cannot use it."""
-        if self.task == MASKS and not any(MASK in text for text in row.texts):
-            raise ValueError(f"{row.where} has no {MASK}")
+        if self.task == MASKS and (problem := self.model.mask_problem(row.texts)):
+            raise ValueError(f"{row.where} {problem}")
         if self.task == QUESTIONS and self.context is None and len(row.texts) == 1:
             raise ValueError(
                 f"{row.where}: a question needs a context: give --context FILE, or both, "
@@ -1197,7 +1248,7 @@ def execute(args) -> None:
         # All rows are read once before anything is written, so that a mistake in one costs nothing.
         total = sum(1 for _ in map(use.check, read_rows(args, use.names)))
         if not total:
-            raise ValueError(f"--input {args.input} is empty")
+            raise ValueError(f"--input {args.input} has no texts")
     try:
         with open_output(args) as file:
             predict_all(args, use, WRITERS[args.format](file), total)
@@ -1237,7 +1288,8 @@ def set_lengths(args, model):
 def open_output(args):
     """The binary file that the results go to: --output, or else stdout."""
     if args.output is None:
-        yield sys.stdout.buffer
+        with errors_naming("stdout"):
+            yield sys.stdout.buffer
         return
     with atomic_write(args.output, "wb") as file:
         yield file

@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from files import LOG, REPORT, RUN, atomic_write
+from files import LOG, PREDICTIONS_REPORT, REPORT, RUN, SEEDS_RESULTS, atomic_write, read_json
 
 # Caps on how much of the data a page shows.
 MAX_POINTS = 500  # of a curve
@@ -49,17 +49,23 @@ def write_report(
     evaluated_in: str | None = None,
     facts: Mapping[str, str] | None = None,
     notes: Mapping[str, str] | None = None,
+    is_trained: bool = False,
 ) -> str:
     """Writes report.html to `output_dir` and returns its path.
+
+    If this command has neither trained the model (`is_trained`) nor evaluated it, but only
+    predicted in the folder of the run that did, the page is predictions.html, so that the run's
+    stays.
 
     `results` maps names to numbers and may be empty; `notes` says for some of the names what stands
     below them. `sections` are what the public functions below return, and `evaluated_in` is
     the precision of both. `facts` are lines about this run, e.g. date and device. Also shows
-    run.json and training_log.jsonl of `output_dir` if they exist. Raises OSError.
+    run.json, training_log.jsonl and seeds_results.json of `output_dir` if they exist. Raises
+    OSError.
     """
-    run = {}
-    with suppress(FileNotFoundError), open(os.path.join(output_dir, RUN), "rb") as file:
-        run = json.load(file)
+    run = _read_json(os.path.join(output_dir, RUN))
+    name = REPORT if is_trained or results or not run else PREDICTIONS_REPORT
+    path = os.path.join(output_dir, name)
     flags = run.pop("flags", {})
     log = read_log(os.path.join(output_dir, LOG))
 
@@ -73,6 +79,7 @@ def write_report(
         _table("Results", "results", results, notes or {}),
         _table("Run", "facts", facts),
         _training(log, kept),
+        _seeds_of(output_dir),
         *sections,
         _table("Versions", "facts", versions),
         _table("Flags", "facts", flags),
@@ -85,11 +92,17 @@ def write_report(
         name=escape(name), about=escape(about), body="".join(body)
     )
 
-    path = os.path.join(output_dir, REPORT)
     # JSON can contain half of a surrogate pair, which UTF-8 cannot: it becomes "?".
     with atomic_write(path, "wb") as file:
         file.write(page.encode("utf-8", errors="replace"))
     return path
+
+
+def _read_json(path):
+    """The object in a file, or {} without the file."""
+    with suppress(FileNotFoundError):
+        return read_json(path)
+    return {}
 
 
 def _section(title, *parts):
@@ -142,7 +155,10 @@ def read_log(path: str) -> TrainingLog:
             try:
                 entry = json.loads(line)
                 if "loss" in entry:
-                    steps.append((entry["step"], entry["loss"], entry["learning_rate"]))
+                    point = [float(entry[name]) for name in ("step", "loss", "learning_rate")]
+                    if not _is_finite(point):
+                        raise ValueError
+                    steps.append((entry["step"], *point[1:]))
                     speeds.append(entry.get("examples_per_second") or 0)
                     continue
                 step = entry.pop("step")
@@ -226,8 +242,12 @@ def _chart(title, x_name, series, key="", x_labels=None):
     """A figure with axes and `series`: (CSS class, points (x, y)); those of DOTS are not joined.
 
     The vertical axis begins at 0, unless there are `x_labels`, {x: text}, instead of numbers. `key`
-    is HTML, all else is text.
+    is HTML, all else is text. Points that are not finite are left out; without others it is "".
     """
+    series = [(kind, [point for point in points if _is_finite(point)]) for kind, points in series]
+    series = [(kind, points) for kind, points in series if points]
+    if not series:
+        return ""
     xs, ys = zip(*(point for _, points in series for point in points))
     x_low = min(xs)
     x_high = max(xs)
@@ -274,6 +294,10 @@ def _chart(title, x_name, series, key="", x_labels=None):
         f"highest {_number(max(ys))}.</desc>\n{marks}"
         f'<text class="x" x="221" y="241">{x_name}</text></svg></figure>\n'
     )
+
+
+def _is_finite(point):
+    return all(map(math.isfinite, point))
 
 
 def _thin(points):
@@ -535,6 +559,16 @@ def _matrix(title, labels, counts):
 
 
 # --- several seeds -------------------------------------------------------------------------------
+
+
+def _seeds_of(output_dir):
+    """The section of a run with --seeds; "" for another one."""
+    summary = _read_json(os.path.join(output_dir, SEEDS_RESULTS))
+    if "seeds" not in summary:
+        return ""
+    summary["seeds"] = {int(seed): figures for seed, figures in summary["seeds"].items()}
+    logs = {seed: os.path.join(output_dir, f"seed-{seed}", LOG) for seed in summary["seeds"]}
+    return seeds(summary, logs)
 
 
 def seeds(summary: Mapping, logs: Mapping[int, str]) -> str:

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import statistics
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -215,7 +214,7 @@ import training
 from data import TrainingExamples, batch_inputs, checksum_of, mean_of_windows
 from files import (
     EVAL_RESULTS,
-    LOG,
+    PREDICTIONS_REPORT,
     REPORT,
     SAFETENSORS,
     SEEDS_RESULTS,
@@ -235,6 +234,7 @@ FILES = {
     EVAL_RESULTS: "figures of --do_eval",
     SEEDS_RESULTS: "figures of each seed, mean and standard deviation",
     REPORT: "curves, figures and mistakes, for a browser",
+    PREDICTIONS_REPORT: "predictions, for a browser",
     TEST_RESULTS: "class probabilities for the test file",
     "test_results_mismatched.tsv": "class probabilities for the other test file",
 }
@@ -538,8 +538,10 @@ def train_and_evaluate(args, runtime):
             weight_of = attrgetter("weight")
         examples = TrainingExamples(features, FIELDS, make_batch, weight_of=weight_of)
         evaluator = make_evaluator(args, runtime, task, model, sets, make_batch)
-        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
         kind = {"labels": labels, "problem_type": task.problem_type}
+        global_step = training.train(
+            args, runtime, model, examples, compute_loss, evaluator, metadata=kind
+        )
         checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
         if not args.do_eval:
             sets.pop("dev", None)
@@ -610,7 +612,7 @@ def evaluate_and_predict(args, runtime, task, model, sets, make_batch, global_st
 
 
 def write_report(args, runtime, task, outcome):
-    """Writes report.html."""
+    """Writes the report's page."""
     results = {
         f"{name} ({task.meanings[name]})" if name in task.meanings else name: value
         for name, value in outcome.results.items()
@@ -622,6 +624,7 @@ def write_report(args, runtime, task, outcome):
         runtime.precision if outcome.sections else None,
         training.report_facts(runtime),
         outcome.notes,
+        args.do_train,
     )
 
 
@@ -667,10 +670,7 @@ def train_seeds(args, runtime):
         json.dump(summary, file, indent=2)
     best = os.path.join(args.output_dir, f"seed-{summary['best']}")
     copy_best(best, args.output_dir, files_of(task).keys() - {SEEDS_RESULTS})
-    logs = {seed: os.path.join(args.output_dir, f"seed-{seed}", LOG) for seed in runs}
-    outcome = runs[summary["best"]]
-    outcome.sections.insert(0, report.seeds(summary, logs))
-    write_report(args, runtime, task, outcome)
+    write_report(args, runtime, task, runs[summary["best"]])
     del lock
 
 
@@ -693,18 +693,24 @@ def copy_best(folder, output_dir, names):
 def summary_of(runs, collapsed_seeds, metric):
     """The content of seeds_results.json, from {seed: figures}.
 
-    The best seed has the highest `metric`, and among equals the lowest loss. The standard deviation
+    The best seed has the highest `metric`, and among equals the lowest loss; a figure that is not
+    finite is the worst. The standard deviation
     is that of a sample (n - 1).
     """
     names = [name for name in next(iter(runs.values())) if name.startswith("eval_")]
     seeds = {seed: {name: float(runs[seed][name]) for name in names} for seed in runs}
     columns = {name: [figures[name] for figures in seeds.values()] for name in names}
+
+    def rank(seed):
+        figures = [seeds[seed][metric], -seeds[seed]["eval_loss"]]
+        return [figure if math.isfinite(figure) else -math.inf for figure in figures]
+
     return {
         "metric": metric,
-        "best": max(seeds, key=lambda seed: (seeds[seed][metric], -seeds[seed]["eval_loss"])),
+        "best": max(seeds, key=rank),
         "one_class": collapsed_seeds,
-        "mean": {name: statistics.mean(values) for name, values in columns.items()},
-        "standard_deviation": {name: statistics.stdev(values) for name, values in columns.items()},
+        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
+        "standard_deviation": {n: float(np.std(values, ddof=1)) for n, values in columns.items()},
         "seeds": seeds,
     }
 

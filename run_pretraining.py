@@ -216,9 +216,11 @@ def execute(args) -> None:
             evaluator = training.Evaluator(
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
-        global_step = training.train(args, runtime, model, instances, compute_loss, evaluator)
         # Instances do not say what casing their text had; the vocabulary was checked against it.
         casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
+        global_step = training.train(
+            args, runtime, model, instances, compute_loss, evaluator, metadata=casing
+        )
         checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
 
     os.makedirs(args.output_dir, exist_ok=True)
@@ -230,7 +232,9 @@ def execute(args) -> None:
     if runtime.is_main:
         evaluated_in = runtime.precision if results else None
         facts = training.report_facts(runtime)
-        report.write_report(args.output_dir, results, (), evaluated_in, facts)
+        report.write_report(
+            args.output_dir, results, (), evaluated_in, facts, is_trained=args.do_train
+        )
     runtime.barrier()
 
 

@@ -283,10 +283,16 @@ def score_question(qa, context, answer):
     exact = figures.get("exact_match", figures.get("exact"))  # SQuAD 1.1, 2.0
     return {
         **answered_question(qa, context, answer),
-        "gold": [(gold.get("answer_start", -1), gold["text"]) for gold in qa["answers"]],
+        "gold": [(offset_of(gold), gold["text"]) for gold in qa["answers"]],
         "exact": exact > 0,
         "f1": figures["f1"] / 100,
     }
+
+
+def offset_of(gold):
+    """Where a gold answer begins; -1 where the file does not say it."""
+    start = gold.get("answer_start")
+    return -1 if start is None else int(start)
 
 
 def answered_question(qa, context, answer):
@@ -387,7 +393,9 @@ def execute(args) -> None:
     if runtime.is_main and (args.do_train or args.do_predict):
         evaluated_in = runtime.precision if args.do_predict else None
         facts = training.report_facts(runtime)
-        path = report.write_report(args.output_dir, figures, sections, evaluated_in, facts)
+        path = report.write_report(
+            args.output_dir, figures, sections, evaluated_in, facts, is_trained=args.do_train
+        )
         print(f"report: {path}")
     if args.interactive:
         answer_typed(args, runtime, model, tokenizer, make_batch)

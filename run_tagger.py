@@ -278,10 +278,11 @@ def execute(args) -> None:
             evaluator = make_evaluator(
                 args, runtime, model, labels, dev_examples, features["dev"], make_batch
             )
-        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
-        checkpoint.save_model(
-            args, runtime, model, config, task="tagging", labels=labels, global_step=global_step
+        kind = {"task": "tagging", "labels": labels}
+        global_step = training.train(
+            args, runtime, model, examples, compute_loss, evaluator, metadata=kind
         )
+        checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
 
     os.makedirs(args.output_dir, exist_ok=True)
@@ -304,7 +305,9 @@ def execute(args) -> None:
     if runtime.is_main:
         evaluated_in = runtime.precision if sections else None
         facts = training.report_facts(runtime)
-        path = report.write_report(args.output_dir, results, sections, evaluated_in, facts)
+        path = report.write_report(
+            args.output_dir, results, sections, evaluated_in, facts, is_trained=args.do_train
+        )
         print(f"report: {path}")
     runtime.barrier()
 

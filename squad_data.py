@@ -192,6 +192,7 @@ def read_squad_examples(
     examples = []
     skipped = []
     places = {}  # question id to its place in the file
+    is_marked = False  # whether any question says if it is impossible
     for where, paragraph in _paragraphs(dataset, input_file):
         context = _field(paragraph, "context", str, where)
         doc_tokens = _WORD.findall(context)
@@ -206,6 +207,7 @@ def read_squad_examples(
             places[qas_id] = here
 
             example = SquadExample(qas_id, _field(qa, "question", str, here), doc_tokens)
+            is_marked |= "is_impossible" in qa
             problem = None
             if is_training:
                 answer = _read_answer(qa, version_2_with_negative, here)
@@ -219,6 +221,11 @@ def read_squad_examples(
             else:
                 skipped.append(f"{here}: {problem}")
 
+    if is_training and version_2_with_negative and places and not is_marked:
+        raise ValueError(
+            f'{input_file}: "is_impossible" is missing in all questions; leave out '
+            f"--version_2_with_negative for SQuAD 1.1"
+        )
     if tally is not None:
         tally.read += len(places)
         tally.skipped["whose answer is not at its place"] += len(skipped)
@@ -236,6 +243,8 @@ def read_dataset(input_file: str) -> dict:
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
+        if str(error).startswith("Extra data: line 2"):
+            error = "it has an object per line, where SQuAD's files are a single one"
         raise ValueError(f"{input_file} is not JSON in UTF-8: {error}") from None
 
 
@@ -253,9 +262,12 @@ def _field(item, key, kind, where):
         raise ValueError(f'{where}: not an object with "{key}"; is this a SQuAD file?')
     if key not in item:
         raise ValueError(f'{where}: "{key}" is missing; is this a SQuAD file?')
-    if type(item[key]) is not kind:  # not isinstance, for which True is an int
+    value = item[key]
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON has one kind of number; pandas writes 5.0 beside missing values
+    if type(value) is not kind:  # not isinstance, for which True is an int
         raise ValueError(f'{where}: "{key}" is not {_JSON_TYPES[kind]}')
-    return item[key]
+    return value
 
 
 def _question_id(qa, where):
@@ -274,12 +286,10 @@ def _char_to_word_offset(context):
 
 def _read_answer(qa, version_2_with_negative, where):
     """Returns a question's answer and its first character, or None if it is marked impossible."""
-    if version_2_with_negative:
-        if "is_impossible" not in qa:
-            hint = "leave out --version_2_with_negative for SQuAD 1.1"
-            raise ValueError(f'{where}: "is_impossible" is missing; {hint}')
-        if _field(qa, "is_impossible", bool, where):
-            return None
+    # Where only some are marked, the others have an answer, as in SQuAD's own evaluation.
+    is_marked = version_2_with_negative and "is_impossible" in qa
+    if is_marked and _field(qa, "is_impossible", bool, where):
+        return None
 
     answers = _field(qa, "answers", list, where)
     if len(answers) != 1:
@@ -289,6 +299,8 @@ def _read_answer(qa, version_2_with_negative, where):
             hint = "only files for evaluation may have several"
         else:
             hint = "without an answer there is nothing to learn"
+            if version_2_with_negative:
+                hint = 'if its context does not answer it, it needs "is_impossible": true'
         raise ValueError(
             f"{where}: a question for training must have exactly 1 answer, "
             f"this one has {len(answers)}; {hint}"

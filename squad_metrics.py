@@ -11,6 +11,7 @@ answer is right or wrong as a whole: --characters compares as the evaluator of C
 
 import argparse
 import json
+import os
 import re
 import string
 import sys
@@ -107,13 +108,18 @@ def without_placeholders(dataset: dict) -> tuple[dict, int]:
 
     An answer that is not in the context is none, e.g. "FAKE_ANSWER" in a file for a blind test. A
     question with one answer that is in the context stays. So does one of SQuAD 2.0 without any,
-    which evaluate-v2.0.py counts as unanswerable.
+    which evaluate-v2.0.py counts as unanswerable. Every question that stays has a list of answers.
     """
     scorable = select_questions(dataset, lambda qa, paragraph: not _lacks_answer(qa, paragraph))
     before, after = (
         sum(len(p["qas"]) for article in part["data"] for p in article["paragraphs"])
         for part in (dataset, scorable)
     )
+    for article in scorable["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = [
+                {**qa, "answers": qa.get("answers") or []} for qa in paragraph["qas"]
+            ]
     return scorable, before - after
 
 
@@ -123,7 +129,11 @@ def select_questions(dataset: dict, is_kept: Callable[[dict, dict], bool]) -> di
     for article in dataset["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
-            kept = [qa for qa in paragraph["qas"] if is_kept(qa, paragraph)]
+            kept = [
+                {**qa, "answers": qa.get("answers") or []}
+                for qa in paragraph["qas"]
+                if is_kept(qa, paragraph)
+            ]
             paragraphs.append({**paragraph, "qas": kept})
         articles.append({**article, "paragraphs": paragraphs})
     return {**dataset, "data": articles}
@@ -270,9 +280,12 @@ def _questions(dataset):
     try:
         paragraphs = [p for article in dataset["data"] for p in article["paragraphs"]]
         questions = {question_id(qa): qa for paragraph in paragraphs for qa in paragraph["qas"]}
+        for qas_id, qa in questions.items():
+            if qa.get("is_impossible") and qa.get("answers") is None:
+                questions[qas_id] = {**qa, "answers": []}
         # Joining fails with a TypeError if any answer is not a text.
         "".join(answer["text"] for qa in questions.values() for answer in qa["answers"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the dataset is not a SQuAD file with answers ({error!r})") from None
     if not questions:
         raise ValueError("the dataset has no questions")
@@ -354,7 +367,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         parser.error(f"{error} ({', '.join(paths)})")
-    print(json.dumps(figures, indent=2))
+    try:
+        print(json.dumps(figures, indent=2), flush=True)
+    except BrokenPipeError:  # The reader, as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

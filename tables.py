@@ -69,6 +69,8 @@ def read_csv(path: str) -> Iterator[tuple[int, list[str]]]:
             reason = str(error)
             if reason.startswith("new-line character"):  # and advice for a Python programmer
                 reason = "a carriage return alone ends a row, as on a classic Mac"
+            elif reason == "unexpected end of data":
+                reason = "a cell begins with a quotation mark that is not closed"
             raise ValueError(f"{path}:{number} is not CSV: {reason}") from None
         if cells is None:
             return
@@ -161,7 +163,7 @@ def parse_columns(text: str) -> list[str]:
     if len(columns) > 2 or not all(columns):
         raise ValueError(f"--text_columns {text}: give one column, or two for a pair")
     if len(set(columns)) < len(columns):
-        raise ValueError(f"--text_columns {text} is the same column twice")
+        raise ValueError(f"--text_columns {text} gives the same column twice")
     return columns
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from files import atomic_write, find_input_files, read_lines, read_run
+from files import atomic_write, find_input_files, is_stream, read_lines, read_run
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -35,6 +35,28 @@ def test_what_cannot_be_written_is_named_with_its_size(tmp_path):
         atomic_write(str(tmp_path / "none" / "file"), "wb", 5_000_000),
     ):
         pass
+
+
+def test_links_pipes_and_devices_stay(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for _ in range(2):  # the link points to nothing at first
+        with atomic_write(tmp_path / "link") as file:
+            file.write("new")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+    reader, writer = os.pipe()
+    with atomic_write(f"/dev/fd/{writer}", "wb") as file:
+        file.write(b"through a pipe")
+    assert os.read(reader, 99) == b"through a pipe"
+    os.close(reader)
+    os.close(writer)
+
+    own, terminal = os.openpty()  # a device that nothing else depends on
+    with atomic_write(os.ttyname(terminal)) as file:
+        file.write("x")
+    assert os.read(own, 9) == b"x" and is_stream(os.ttyname(terminal))
+    os.close(own)
+    os.close(terminal)
 
 
 def test_lines(tmp_path):

@@ -345,6 +345,17 @@ def test_interrupt_ends_with_130(monkeypatch, capfd):
     assert capfd.readouterr().err == "\nrun_squad.py: interrupted\n"
 
 
+def test_a_second_interrupt_while_the_process_ends():
+    """As while PyTorch is unloaded, which takes a moment: it prints nothing more."""
+    outcome = run(
+        "-c",
+        "import atexit, os, signal, flags\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "flags.run(signal.default_int_handler, signal.SIGINT, None)",
+    )
+    assert (outcome.status, outcome.err) == (130, "\n-c: interrupted\n")
+
+
 @pytest.mark.parametrize("error", ("KeyboardInterrupt", "ZeroDivisionError"))
 def test_an_interrupt_while_pytorch_is_loaded(error):
     """A script has parsed its flags then, and has not begun; another error keeps its traceback."""

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -21,9 +20,11 @@ import convert_pytorch_checkpoint_to_tf
 import extract_features
 import flags
 import glue_data
+import predict
 import run_classifier
 import run_pretraining
 import run_squad
+import run_tagger
 from files import WRITTEN, FolderLock
 
 
@@ -99,7 +100,7 @@ def test_what_a_run_leaves(trained):
     folder = checkpoint.inspect_folder(trained)
     assert folder.source == str(trained / "pytorch_model.bin") and not folder.is_tensorflow
     assert list(folder.weights) == ["pytorch_model.bin"] and list(folder.checkpoints) == [6, 4]
-    assert folder.script == os.path.basename(sys.argv[0])
+    assert folder.script == "run_classifier.py"  # although pytest is what was called
     assert folder.task == "classification" and folder.labels == ["0", "1"]
     assert folder.casing == {"do_lower_case": True, "strip_accents": True}
     assert folder.is_finished and not folder.foreign and not folder.added_tokens
@@ -140,17 +141,43 @@ def test_an_unfinished_run_can_be_used_by_its_checkpoint(unfinished, mrpc, tmp_p
     assert "global_step = 4" in outcome.out
 
 
-def test_the_first_checkpoint_brings_its_configuration(tiny_model, mrpc, tmp_path, monkeypatch):
-    def stop(*_, **__):
+@pytest.mark.parametrize("kind", ["several labels", "tags"])
+def test_a_checkpoint_can_be_used_as_the_weights(kind, tiny_model, tmp_path, monkeypatch):
+    """Of a run that is killed before its end: with the task, labels and lengths of the run."""
+    rows = "text\tlabel\nIt rained.\train\nThe mill closed.\tmill|rain\nNothing.\t\n" * 3
+    (tmp_path / "train.tsv").write_text(rows.replace("Nothing.\t\ntext\tlabel\n", "Nothing.\t\n"))
+    (tmp_path / "train.txt").write_text("Ada B-PER\nrests O\n\n" * 4)
+    driver = {"several labels": run_classifier, "tags": run_tagger}[kind]
+    argv = [
+        "--do_train", f"--data_dir={tmp_path}", "--max_seq_length=24", "--train_batch_size=4",
+        "--learning_rate=1e-2", *model_flags(tiny_model), f"--output_dir={tmp_path / 'out'}",
+    ]  # fmt: skip
+    if kind == "several labels":
+        argv += ["--task_name=tsv", "--text_columns=text", "--label_column=label", "--multi_label"]
+
+    def used():
+        model = predict.load(tmp_path / "out")
+        assert model.max_seq_length == 24
+        return (model.classify if kind == "several labels" else model.tag)(
+            ["Ada rests. It rained."]
+        )
+
+    def kill(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_model", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_classifier.main([
-            *command(mrpc, "--do_train"), *model_flags(tiny_model), f"--output_dir={tmp_path}"
-        ])  # fmt: skip
-    folder = checkpoint.inspect_folder(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_model", kill)
+        driver.main(argv)
+    folder = checkpoint.inspect_folder(tmp_path / "out")
     assert folder.config_file and folder.vocab_file and not folder.is_finished
+    assert os.path.basename(folder.source).startswith("checkpoint-")
+    from_checkpoint = used()
+
+    driver.main(argv)
+    assert checkpoint.inspect_folder(tmp_path / "out").is_finished
+    assert used() == from_checkpoint
+    if kind == "several labels":
+        assert from_checkpoint[0].probabilities.keys() == {"mill", "rain"}
 
 
 # --- writing -------------------------------------------------------------------------------------

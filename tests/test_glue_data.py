@@ -776,6 +776,26 @@ def test_mistakes_in_a_processor(change, name, told, tmp_path):
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "task, name, row",
+    [
+        ("mrpc", "test", "0\t1\t2\tIt rained.\tRain fell."),  # without a label to know it by
+        ("cola", "test", "0\tIt rained."),
+        ("sts-b", "train", "0\tg\tf\ty\t1\ta\tb\tIt rained.\tRain fell.\t5.0"),
+    ],
+)
+def test_a_file_without_its_header_does_not_lose_a_row(task, name, row, tmp_path):
+    processor = PROCESSORS[task]()
+    path = tmp_path / processor.files[name]
+    path.write_text(f"{row}\n" * 2)
+    with pytest.raises(ValueError, match=r":1 is an example, but the file should begin with a"):
+        Task(processor).get_examples(name, tmp_path)
+    num_columns = row.count("\t") + 1
+    for header in (["index"] * num_columns, map(str, range(num_columns))):
+        path.write_text("\t".join(header) + f"\n{row}\n")
+        assert len(Task(processor).get_examples(name, tmp_path)[0]) == 1
+
+
 def test_where_a_processor_is(tmp_path):
     with pytest.raises(ValueError, match=r"give a file and a class in it, as in task.py:MyTask"):
         load_processor("my_task")

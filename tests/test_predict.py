@@ -8,6 +8,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,7 +144,10 @@ def test_fill_mask(folders):
     assert alone != first
     many = model.fill_masks(["[MASK] [MASK]", "The [MASK]."])
     assert list(map(len, many)) == [2, 1]
-    for text, problem in (("None.", "is missing"), ("a " * 70 + "[MASK]", "lies beyond 64")):
+    for text, problem in (
+        ("None.", "has no .MASK.$"),
+        ("a " * 70 + "[MASK]", "beyond the model's 64"),
+    ):
         with pytest.raises(ValueError, match=problem):
             model.fill_mask(text)
 
@@ -160,6 +164,21 @@ def test_what_a_model_cannot_do(folders):
         predict.load(folders["score"]).score(["one", 5])
     with pytest.raises(ValueError, match="use mean or cls"):
         model.embed(TEXTS, "max")
+
+
+def test_what_holds_texts(folders):
+    """Any iterable of texts will do; one that iterates over names is refused."""
+    model = predict.load(folders["questions"])
+    pairs = [("Who?", "The mill closed."), ("When?", "It closed in 1932.")]
+    assert model.answers(pair for pair in pairs) == model.answers(np.array(pairs).tolist())
+    assert len(model.answers(pair for pair in pairs)) == 2
+    with pytest.raises(ValueError, match=r"question 1, 'When\?', has no context"):
+        model.answers([pairs[0], "When?"])
+    for texts in ({"text": ["a", "b"]}, SimpleNamespace(columns=["text"])):
+        with pytest.raises(ValueError, match=r"give a list of texts, not a .*: one of its columns"):
+            model.embed(texts)
+    with pytest.raises(ValueError, match="device 'gpu' is not available here"):
+        predict.load(folders["questions"], device="gpu")
 
 
 def test_texts_beyond_the_model_are_cut_and_counted(folders):
@@ -455,6 +474,34 @@ def test_text_columns(argv, texts, inputs, folders):
     assert [row.texts for row in read(folders["classes"], inputs / "a.tsv", *argv)] == texts
 
 
+def test_one_column_without_a_usual_name(folders, tmp_path, call):
+    """Its first row may be a header: what it is used as is said, once."""
+    (tmp_path / "review.csv").write_text("review\nfine\n")
+    outcome = call(predict, folders["classes"], f"--input={tmp_path / 'review.csv'}").ok()
+    assert len(objects(outcome.out)) == 2
+    assert outcome.err == (
+        f"{tmp_path}/review.csv:1 is used as a text: if it is a header, give --header true\n"
+    )
+    argv = [f"--input={tmp_path / 'review.csv'}", "--header=true"]
+    outcome = call(predict, folders["classes"], *argv).ok()
+    assert (len(objects(outcome.out)), outcome.err) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "redirections, status, message",
+    [
+        (">&-", 2, "stdout is closed: give --output FILE"),
+        ("--input=- <&-", 2, "stdin is closed: there is nothing to read from -"),
+    ],
+)
+def test_closed_streams(redirections, status, message, folders):
+    text = "" if "input" in redirections else "text"
+    command = f"{sys.executable} predict.py {folders['classes']} {text} {redirections}"
+    outcome = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stdout) == (status, "")
+    assert outcome.stderr == f"predict.py: error: {message}\n"
+
+
 def test_a_pipe_as_input(folders):
     process = start(
         "predict.py", folders["classes"], "--input=-", "--input_format=csv", stdin=subprocess.PIPE
@@ -467,10 +514,10 @@ def test_a_pipe_as_input(folders):
 
 WRONG = {
     "latin.txt": (b"fine\nna\xefve\n", "latin.txt:2 is not UTF-8 (invalid continuation byte)"),
-    "empty.txt": (b"", "--input {}/empty.txt is empty"),
-    "header.csv": (b"text\n", "--input {}/header.csv is empty"),
+    "empty.txt": (b"", "--input {}/empty.txt has no texts"),
+    "header.csv": (b"text\n", "--input {}/header.csv has no texts"),
     "short.csv": (b"text,b\n1,2\n3\n", "short.csv:3 has 1 columns, the first row has 2"),
-    "quote.csv": (b'text\nfine\n"never closed\n', "quote.csv:3 is not CSV: unexpected end of data"),
+    "quote.csv": (b'text\nfine\n"never closed\n', "quote.csv:3 is not CSV: a cell begins with"),
     "which.tsv": (
         b"review\tstars\nfine\t5\n",
         "which.tsv:1: which is the text? Give --text_columns, by name or by number from 0; the "
@@ -480,6 +527,10 @@ WRONG = {
         b"text,sentence\na,b\n", "both.csv:1: is the text in text or in sentence? Give "
         "--text_columns",
     ),
+    "semicolons.csv": (
+        b"text;label\na;1\n", "semicolons.csv:1 has one column, 'text;label': semicolons seem to",
+    ),
+    "commas.tsv": (b"text,label\na,1\n", "commas seem to separate them: name the file .csv"),
     "twice.csv": (b"text,x,x\na,b,c\n", "twice.csv:1 names two columns 'x': rename one"),
     "json.jsonl": (b'{"text": "a"}\n{"text"\n', "json.jsonl:2 is not JSON ("),
     "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', 'number.jsonl:2: "text" is 5, not a text'),
@@ -502,10 +553,16 @@ def test_wrong_inputs_are_named_before_anything_is_written(name, folders, tmp_pa
 
 def test_wrong_texts_for_the_task(folders, tmp_path, call):
     (tmp_path / "a.txt").write_text("A [MASK].\nNone.\n")
+    (tmp_path / "lower.txt").write_text("A [MASK].\nA [mask].\n")
+    (tmp_path / "long.txt").write_text("A [MASK].\n" + "a " * 70 + "[MASK]\n")
     (tmp_path / "q.txt").write_text("Who? ||| Jim.\nWho?\n")
     (tmp_path / "context.txt").write_text("Jim.")
     for argv, message in (
         ([folders["masks"], f"--input={tmp_path / 'a.txt'}"], "a.txt:2 has no [MASK]"),
+        ([folders["masks"], f"--input={tmp_path / 'lower.txt'}"],
+         "lower.txt:2 has no [MASK], but [mask]: write [MASK]"),
+        ([folders["masks"], f"--input={tmp_path / 'long.txt'}"],
+         "long.txt:2 has a [MASK] beyond the model's 64 WordPieces"),
         ([folders["questions"], f"--input={tmp_path / 'q.txt'}"],
          "q.txt:2: a question needs a context: give --context FILE, or both, separated by"),
         ([folders["questions"], f"--input={tmp_path / 'q.txt'}",

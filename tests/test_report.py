@@ -1,6 +1,7 @@
 """report.py: the page shows the results as they are, and nothing in the data is executed."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -30,7 +31,7 @@ def write_run(folder, **facts):
 
 
 def read(folder, results=None, sections=()):
-    path = report.write_report(folder, results or {}, sections)
+    path = report.write_report(folder, results or {}, sections, is_trained=True)
     assert path == str(folder / "report.html")
     assert not list(folder.glob("*.tmp"))
     return (folder / "report.html").read_text("utf-8")
@@ -44,6 +45,43 @@ def question(**values):
 
 
 # The whole page
+
+
+def test_figures_that_are_not_finite(tmp_path):
+    """Nor numbers, in a log that was edited: what can be shown is."""
+    write_log(tmp_path, 2)
+    with open(tmp_path / "training_log.jsonl", "a") as log:
+        for loss in ("NaN", "Infinity", '"x"'):
+            log.write(f'{{"step": 3, "loss": {loss}, "learning_rate": 1e-5}}\n')
+    figures = {"eval_f1": [math.nan, 0.5]}
+    summary = {
+        "metric": "eval_f1", "best": 2, "one_class": [], "mean": {"eval_f1": math.nan},
+        "standard_deviation": {"eval_f1": math.nan},
+        "seeds": {seed: {"eval_f1": f} for seed, f in zip((1, 2), figures["eval_f1"])},
+    }  # fmt: skip
+    (tmp_path / "seeds_results.json").write_text(json.dumps(summary))
+    section = report.classification([], [1.0, 2.0], [[math.nan], [2.5]], [("a", None)] * 2)
+    text = read(tmp_path, {"eval_loss": math.inf}, [section])
+    page = Page(text)
+    assert "Damaged lines of the log, not shown: 3" in page.text
+    assert all(len(points) == 2 for name, points in page.curves() if name in ("raw", "smooth"))
+    assert ["1", "nan", ""] in page.rows and ["2", "0.5000", "the best"] in page.rows
+    places = re.findall(r' (?:points|cx|cy|x|y)="([^"]*)"', text)
+    assert places and not any("nan" in place or "inf" in place for place in places)
+
+
+def test_predictions_made_later_leave_the_runs_page(tmp_path):
+    """In a new folder they are the report; beside a run's they have a page of their own."""
+    section = report.predictions(["a", "b"], [[0.0, 1.0]], [("x", None)], "Predictions for t", "t")
+    assert report.write_report(tmp_path, {}, [section]) == str(tmp_path / "report.html")
+    write_run(tmp_path, flags={})
+    page = read(tmp_path, {"eval_accuracy": 0.5})
+    later = report.write_report(tmp_path, {}, [section])
+    assert later == str(tmp_path / "predictions.html")
+    assert "Predictions for t" in (tmp_path / "predictions.html").read_text("utf-8")
+    assert (tmp_path / "report.html").read_text("utf-8") == page
+    report.write_report(tmp_path, {"eval_accuracy": 0.25})  # evaluation replaces evaluation
+    assert "0.25" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_nothing_in_the_data_is_executed(tmp_path):

@@ -685,6 +685,15 @@ def test_the_best_seed_is_kept(seeds, task, tmp_path):
     assert same_file(seeds, tmp_path, "eval_results.txt")
     assert same_file(seeds, tmp_path, "test_results.tsv")
 
+    # Evaluated and used later, in its own folder, it does not lose what the run has shown.
+    run_classifier.main([*task, "--do_eval", f"--output_dir={seeds}"])
+    later = Page((seeds / "report.html").read_text("utf-8"))
+    assert later.rows[:2] == page.rows[:2] and "standard deviation" in later.text
+    before = (seeds / "report.html").read_bytes()
+    run_classifier.main([*task, "--do_predict", f"--output_dir={seeds}"])
+    assert (seeds / "report.html").read_bytes() == before
+    assert "Predictions for test.tsv" in (seeds / "predictions.html").read_text("utf-8")
+
 
 def test_nothing_of_an_earlier_best_stays(tmp_path):
     """It had predictions, which the new best has not: a user's own notes stay."""
@@ -720,6 +729,10 @@ def test_summary_by_hand(capsys):
         "the best by eval_accuracy is kept: seed 7",
         "",
     ]
+    for figures in (runs[7], runs[6]):  # a figure that is not one is never the best
+        figures["eval_accuracy"] = float("nan")
+        assert run_classifier.summary_of(runs, [], "eval_accuracy")["best"] in (6, 5)
+    assert run_classifier.summary_of({7: runs[7], 5: runs[5]}, [], "eval_accuracy")["best"] == 5
 
 
 def test_seeds_go_on_after_a_kill(task, tmp_path, call, monkeypatch):

@@ -530,6 +530,44 @@ def test_long_context_takes_linear_time(tmp_path, small_tokenizer):
     assert sum(map(sum, (f.token_is_max_context.values() for f in features))) == 2 * 5 * 34000
 
 
+def question(name, start=24, **fields):
+    answers = [{"text": "It closed", "answer_start": start}]
+    return {"id": name, "question": "What then?", "answers": answers, **fields}
+
+
+def dataset_of(*questions):
+    context = "The mill opened in 1871.It closed in 1932."
+    return {"data": [{"paragraphs": [{"context": context, "qas": list(questions)}]}]}
+
+
+def test_questions_of_two_datasets_in_one_file():
+    """Where only some questions say if they are impossible, the others have an answer."""
+    both = dataset_of(question("a"), question("b", answers=[], is_impossible=True))
+    examples = read_squad_examples("both.json", True, True, dataset=both)
+    assert [example.is_impossible for example in examples] == [False, True]
+    with pytest.raises(ValueError, match='b.*exactly 1 answer.*it needs "is_impossible": true'):
+        bare = dataset_of(question("a", is_impossible=False), question("b", answers=[]))
+        read_squad_examples("bare.json", True, True, dataset=bare)
+
+
+def test_whole_numbers_with_a_point():
+    """As pandas writes a column in which a value is missing."""
+    examples = [
+        read_squad_examples("x.json", True, dataset=dataset_of(question("a", start)))[0]
+        for start in (24, 24.0)
+    ]
+    assert examples[0] == examples[1] and examples[0].orig_answer_text == "It closed"
+    for start in (24.5, True, float("nan")):
+        with pytest.raises(ValueError, match='"answer_start" is not a whole number'):
+            read_squad_examples("x.json", True, dataset=dataset_of(question("a", start)))
+
+
+def test_a_file_of_lines_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('{"id": "a"}\n{"id": "b"}\n')
+    with pytest.raises(ValueError, match="x.json is not JSON in UTF-8: it has an object per line"):
+        read_squad_examples(tmp_path / "x.json", True)
+
+
 @pytest.mark.parametrize(
     "sizes, message",
     [
@@ -668,7 +706,7 @@ QA = "data[0].paragraphs[0].qas[0]"
         (changed("answers", ["b"]), '.answers[0]: not an object with "text"'),
         (changed("text", None), '.answers[0]: "text" is missing'),
         (changed("answer_start", "2"), '"answer_start" is not a whole number'),
-        (changed("answer_start", 2.0), '"answer_start" is not a whole number'),
+        (changed("answer_start", 2.5), '"answer_start" is not a whole number'),
         (changed("answer_start", True), '"answer_start" is not a whole number'),
         (
             squad("a b", {"answers": 2 * answer("b", 2)["answers"]}),

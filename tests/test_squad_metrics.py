@@ -1,6 +1,7 @@
 """squad_metrics.py against the results of the official scripts, and as a command."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,12 @@ def test_version_2_without_unanswerable_questions():
     assert "HasAns_exact" in result and "NoAns_exact" not in result
 
 
+def test_an_impossible_question_needs_no_list_of_answers():
+    dataset = squad({"is_impossible": True}, {"is_impossible": True, "answers": None}, answers("b"))
+    result = evaluate(dataset, {"q0": "", "q1": "x", "q2": "b"})
+    assert (result["NoAns_exact"], result["HasAns_exact"], result["total"]) == (50, 100, 3)
+
+
 def test_version_2_unanswered_scores_0(capsys):
     result = evaluate(squad(answers_2(), answers_2("cat")), {})
     assert result["exact"] == result["f1"] == 0
@@ -190,6 +197,14 @@ def test_command(tmp_path):
     assert result["HasAns_exact"] == 100.0 and result["exact"] == 50.0
     assert result["best_exact_thresh"] == -3.5
     assert done.stderr.startswith("1 of 2 questions")
+
+    # A reader that has left, as head does, is not an error.
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(SCRIPT), str(dataset), str(predictions)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[" * 100000, b"[]"])

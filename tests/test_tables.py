@@ -62,7 +62,10 @@ def test_csv_is_what_pythons_writer_writes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'a,b\nc,d\n"never closed\ne,f\n', r"file:3 is not CSV: unexpected end of data"),
+        (
+            b'a,b\nc,d\n"never closed\ne,f\n',
+            r"file:3 is not CSV: a cell begins with a quotation mark that is not closed",
+        ),
         (b'a,b\n"c" d,e\n', r"""file:2 is not CSV: ',' expected after '"'"""),
         (b'a,"x\ny"\rb,c\n', r"file:1 is not CSV: a carriage return alone ends a row, as on a cl"),
         (b"a,b\rc,d\r", r"file: its lines end with a carriage return alone, as on a classic Mac"),

@@ -100,7 +100,7 @@ def test_the_same_tensor_under_two_names(tmp_path, arrays):
 def test_what_cannot_be_written(tmp_path, arrays, name):
     (tmp_path / name).write_text("old")
     (tmp_path / f"{name}.tmp").mkdir()
-    with pytest.raises(OSError, match=rf"{name} could not be written \(0 MB\): "):
+    with pytest.raises(OSError, match=rf"{name} could not be written"):
         write(tmp_path / name, arrays)
     assert (tmp_path / name).read_text() == "old"
 

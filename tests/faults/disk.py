@@ -15,7 +15,7 @@ LIMITS, DISKS = "limits on a file's size", "full disks"
 ROOM = "16m"
 PAGE = 4096
 TOLD = re.compile(r"run_\w+\.py: error: (\S+) could not be written( \([\d,.]+ MB\))?: "
-                  r"\[Errno \d+\] (File too large|No space left on device)")  # fmt: skip
+                  r"(?:\[Errno \d+\] )?(File too large|No space left on device)")  # fmt: skip
 
 
 def mount(folder, *options):

@@ -24,7 +24,9 @@ FEATURISING, STEP, CHECKPOINT, BETWEEN, WEIGHTS, EVALUATION = PHASES = (
     "featurising", "inside a step", "in a checkpoint's write", "between rename and removal",
     "in the weights' write", "in evaluation or prediction",
 )  # fmt: skip
-DESCRIPTIONS = ("bert_config.json", "vocab.txt", "config.json", "tokenizer_config.json")
+DESCRIPTIONS = (
+    "bert_config.json", "vocab.txt", "config.json", "tokenizer_config.json", "run.json",
+)  # fmt: skip
 
 
 class Watch:
@@ -78,7 +80,7 @@ class Watch:
             elif name.startswith("checkpoint-"):
                 self.enter(CHECKPOINT)
             elif name.removesuffix(".tmp") in DESCRIPTIONS:
-                pass  # with the first checkpoint and with the weights
+                pass  # with each checkpoint and with the weights
             elif self.phase == STEP and name.endswith(".tmp"):
                 self.enter(WEIGHTS)
 

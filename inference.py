@@ -47,7 +47,9 @@ class PackedLayer(nn.Module):
         attention_output = layer.attention.output
         projections = layer.attention.self
         self.num_heads = projections.num_heads
-        self.qkv = PackedLinear([projections.query, projections.key, projections.value], dtype)
+        self.size_per_head = projections.query.out_features // self.num_heads
+        self.query = PackedLinear([projections.query], dtype)
+        self.key_value = PackedLinear([projections.key, projections.value], dtype)
         self.attention_dense = PackedLinear([attention_output.dense], dtype)
         self.attention_norm = attention_output.LayerNorm
         act_fn = layer.intermediate.intermediate_act_fn
@@ -60,32 +62,52 @@ class PackedLayer(nn.Module):
         self, hidden_states: Tensor, unpadding: Unpadding | PackedInputs, rows: Tensor | None = None
     ) -> Tensor:
         """[P, hidden] -> [P, hidden], or [R, hidden] where `rows` are given."""
-        context_layer = grouped_attention(self.qkv(hidden_states), unpadding, self.num_heads)
-        if rows is not None:
+        key_value = self.key_value(hidden_states)
+        # Where nothing but [CLS] is read, nothing else needs a context.
+        only_cls = rows is not None and unpadding.hidden is None
+        only_cls = only_cls and torch.equal(rows, unpadding.cls_rows())
+        if only_cls:
+            hidden_states = hidden_states[rows]
+        context_layer = self.attention(self.query(hidden_states), key_value, unpadding, only_cls)
+        if rows is not None and not only_cls:
             context_layer = context_layer[rows]
             hidden_states = hidden_states[rows]
         hidden_states = self.attention_norm(self.attention_dense(context_layer) + hidden_states)
         intermediate = self.act_fn(self.intermediate(hidden_states))
         return self.norm(self.dense(intermediate) + hidden_states)
 
+    def attention(self, query, key_value, unpadding, only_cls):
+        """`modeling.attention` in float32, one call for neighbours of equal length.
 
-def grouped_attention(qkv: Tensor, unpadding: Unpadding | PackedInputs, num_heads: int) -> Tensor:
-    """`modeling.attention`, in float32, with one call for neighbours of equal length."""
-    if unpadding.hidden is not None:
-        return attention(qkv, unpadding, num_heads, 0.0)
-    context = qkv.new_empty((len(qkv), qkv.shape[1] // 3))
-    start = 0
-    with torch.autocast("cpu", enabled=False):
-        for seqlen, group in groupby(unpadding.seqlens):
-            end = start + seqlen * len(list(group))
-            heads = (
-                qkv[start:end].float().view(-1, seqlen, 3, num_heads, context.shape[1] // num_heads)
-            )
-            query_layer, key_layer, value_layer = heads.permute(2, 0, 3, 1, 4)  # [B, N, S, H]
-            context_layer = F.scaled_dot_product_attention(query_layer, key_layer, value_layer)
-            context[start:end] = context_layer.transpose(1, 2).reshape(end - start, -1)
-            start = end
-    return context
+        query [P, N*H], or [B, N*H] of the [CLS] rows alone; key_value [P, 2*N*H] -> as `query`.
+        """
+        if unpadding.hidden is not None:
+            return attention(torch.cat([query, key_value], 1), unpadding, self.num_heads, 0.0)
+        seqlens = unpadding.seqlens
+        if only_cls:
+            seqlens = seqlens[: len(query)]  # without spare rows
+        context = torch.empty_like(query)
+        start = first = 0  # rows of key_value and of query
+        with torch.autocast("cpu", enabled=False):
+            for seqlen, group in groupby(seqlens):
+                count = len(list(group))
+                end = start + count * seqlen
+                last = first + count * (1 if only_cls else seqlen)
+                key_layer, value_layer = self.heads(key_value[start:end], count, 2)
+                (query_layer,) = self.heads(query[first:last], count, 1)
+                context_layer = F.scaled_dot_product_attention(query_layer, key_layer, value_layer)
+                context[first:last] = context_layer.transpose(1, 2).reshape(last - first, -1)
+                start = end
+                first = last
+        return context
+
+    def heads(self, projected, batch, number):
+        """Rows of `batch` sequences, [P, number*N*H] -> `number` times [B, N, S, H] in float32."""
+        return (
+            projected.float()
+            .view(batch, -1, number, self.num_heads, self.size_per_head)
+            .permute(2, 0, 3, 1, 4)
+        )
 
 
 @cache

@@ -145,8 +145,9 @@ CELL = 72  # characters of a table's widest cell
 BEST_WORDS = 5  # shown for each [MASK]
 TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
-# Most tokens of a batch. Padding is not computed, so larger batches are hardly faster.
-TOKENS_ON_CPU = 4096
+# Most tokens of a batch. Padding is not computed, so larger batches are hardly faster, and on a CPU
+# they no longer fit into its caches.
+TOKENS_ON_CPU = 2048
 TOKENS_ON_GPU = 32768
 
 # How much of the input is in memory at a time; the inputs of a chunk are sorted by length.

@@ -72,9 +72,11 @@ class PackedLayer(nn.Module):
         if rows is not None and not only_cls:
             context_layer = context_layer[rows]
             hidden_states = hidden_states[rows]
-        hidden_states = self.attention_norm(self.attention_dense(context_layer) + hidden_states)
-        intermediate = self.act_fn(self.intermediate(hidden_states))
-        return self.norm(self.dense(intermediate) + hidden_states)
+        # Cast before the sum: PyTorch adds numbers of one type faster than of two.
+        attention_output = self.attention_dense(context_layer).float()
+        hidden_states = self.attention_norm(attention_output.add_(hidden_states))
+        layer_output = self.dense(self.act_fn(self.intermediate(hidden_states))).float()
+        return self.norm(layer_output.add_(hidden_states))
 
     def attention(self, query, key_value, unpadding, only_cls):
         """`modeling.attention` in float32, one call for neighbours of equal length.

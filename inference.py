@@ -1,9 +1,8 @@
 """A model's layers as a CPU computes them fastest, for prediction alone.
 
 The numbers are those of modeling.py to rounding. Weights are laid out once for oneDNN's kernels,
-which also apply GELU; in float32 they are faster than MKL's, PyTorch's own choice, on AMD
-processors and no slower on Intel's. Attention takes sequences of equal length in one call, and
-predict.py sorts texts by length.
+which also apply GELU; in float32 they were a quarter faster than MKL's, PyTorch's own choice, on
+an AMD EPYC. Attention takes neighbours of equal length in one call; predict.py sorts by length.
 """
 
 from functools import cache

@@ -110,10 +110,11 @@ def model_inputs(
     )
 
 
-def packed_inputs(features: Sequence) -> tuple[PackedInputs]:
+def packed_inputs(features: Sequence, round_up: bool = False) -> tuple[PackedInputs]:
     """The input of every model for B features, one after another without padding.
 
     A tuple, as of `model_inputs`, so that both are handed to a model as `model(*inputs)`.
+    `round_up` is as in `padding.num_spare_rows`.
     """
     lengths = np.array([len(feature.input_ids) for feature in features])
     ends = np.append(0, lengths.cumsum())
@@ -129,7 +130,7 @@ def packed_inputs(features: Sequence) -> tuple[PackedInputs]:
         shape=(len(features), width),
         max_seqlen=width,
     )
-    spare_rows = num_spare_rows(len(ids))
+    spare_rows = num_spare_rows(len(ids), round_up)
     return (packed.with_spare_rows(spare_rows) if spare_rows else packed,)
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-# Significant bits to which bfloat16 rounds P up. oneDNN caches one kernel, of megabytes, for each
-# matrix shape; 6 bits bound that cache and cost at most 3 % more rows.
-BFLOAT16_SIGNIFICANT_BITS = 6
+# Significant bits to which P is rounded up for oneDNN, which caches one kernel, of megabytes, for
+# each matrix shape; 6 bits bound that cache and cost at most 3 % more rows.
+SIGNIFICANT_BITS = 6
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -29,11 +29,11 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.to(device)
 
 
-def num_spare_rows(num_rows: int) -> int:
-    """How many rows are added to round P up: 0 except in bfloat16 on a CPU."""
-    if not torch.is_autocast_enabled("cpu"):
+def num_spare_rows(num_rows: int, round_up: bool = False) -> int:
+    """How many rows are added to round P up: 0 without `round_up`, except in bfloat16 on a CPU."""
+    if not (round_up or torch.is_autocast_enabled("cpu")):
         return 0
-    unit = 1 << max(0, num_rows.bit_length() - BFLOAT16_SIGNIFICANT_BITS)
+    unit = 1 << max(0, num_rows.bit_length() - SIGNIFICANT_BITS)
     return -num_rows % unit
 
 

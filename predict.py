@@ -116,6 +116,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import inference
 import precision
 import squad_data
 import tagging_data
@@ -125,7 +126,7 @@ from convert_tf_checkpoint_to_pytorch import arrays, match, open_checkpoint
 from data import (
     join_pair,
     mean_of_windows,
-    model_inputs,
+    packed_inputs,
     pad_rows,
     token_batches,
     windows_of_pair,
@@ -150,8 +151,9 @@ CELL = 72  # characters of a table's widest cell
 BEST_WORDS = 5  # shown for each [MASK]
 TYPED_NBEST = 5  # answers shown for a question typed at the terminal
 
-# Most tokens of a batch. Padding is not computed, so larger batches are hardly faster.
-TOKENS_ON_CPU = 4096
+# Most tokens of a batch. Padding is not computed, so larger batches are hardly faster, and on a CPU
+# they no longer fit into its caches.
+TOKENS_ON_CPU = 2048
 TOKENS_ON_GPU = 32768
 
 # How much of the input is in memory at a time; the inputs of a chunk are sorted by length.
@@ -360,6 +362,8 @@ def load(folder: str | os.PathLike, device: str | None = None, bf16: bool = Fals
             note(f"computing in float32, which is faster here than bfloat16: {reason}")
         else:
             dtype = torch.bfloat16
+    if torch.device(device).type == "cpu":
+        inference.pack_layers(getattr(network, "bert", network), dtype)
     return Model(found, tokenizer, network.to(device), task, labels, dtype)
 
 
@@ -593,43 +597,49 @@ class Model:
         encoder = getattr(self.network, "bert", self.network)
 
         def vectors_of(rows):
-            inputs = model_inputs(rows)
-            layers, _ = encoder(*inputs)
-            last = layers[-1].float()  # [B, S, hidden], 0 on padding
-            if how == "cls":
-                return last[:, 0].cpu().numpy()
-            lengths = inputs[2].sum(dim=1, keepdim=True).to(last.device)
-            return (last.sum(dim=1) / lengths).cpu().numpy()
+            packed = encoder.make_unpadding(*self._inputs(rows))
+            cls_rows = packed.cls_rows() if how == "cls" else None
+            last = encoder.encode(None, None, packed, cls_rows)[-1].float()  # [B or P, hidden]
+            if how == "mean":
+                texts = last.split(packed.seqlens)[: len(rows)]  # without spare rows
+                last = torch.stack([text.mean(dim=0) for text in texts])
+            return last.cpu().numpy()
 
         vectors = self._outputs(self._features(self._pairs(texts)), vectors_of)
         return np.stack(vectors) if vectors else np.zeros((0, self.config.hidden_size), "f4")
 
     # What a batch of features becomes: an output for each of them.
 
+    def _inputs(self, rows):
+        """The network's inputs for a batch; on a CPU in one of few shapes."""
+        return packed_inputs(rows, round_up=self.device.type == "cpu")
+
     def _logits(self, texts):
         """The logits [labels] of each text: the mean of its windows where the run had these."""
         doc_stride = self.folder.run.get("flags", {}).get("doc_stride")
         features, counts = self._windows(self._pairs(texts), doc_stride)
         logits = self._outputs(
-            features, lambda rows: self.network(*model_inputs(rows)).float().cpu().numpy()
+            features, lambda rows: self.network(*self._inputs(rows)).float().cpu().numpy()
         )
         return mean_of_windows(np.stack(logits), counts) if counts else []
 
     def _word_logits(self, rows):
         """The logits of the windows' words: [words, labels] for each window."""
-        logits = self.network(*model_inputs(rows)).float().cpu().numpy()  # [B, S, labels]
+        logits = self.network(*self._inputs(rows)).float().cpu().numpy()  # [B, S, labels]
         return [own[row.positions] for own, row in zip(logits, rows)]
 
     def _span_logits(self, rows):
         """Start and end logits of the windows' tokens: a [2, length] for each window."""
-        pairs = torch.stack(self.network(*model_inputs(rows)), dim=1).float().cpu().numpy()
+        pairs = torch.stack(self.network(*self._inputs(rows)), dim=1).float().cpu().numpy()
         return [pair[:, : len(row.input_ids)] for row, pair in zip(rows, pairs)]
 
     def _best_words(self, rows):
         """The best `Word`s of each [MASK] of each text."""
         mask_id = self.tokenizer.vocab[MASK]
         positions = [np.flatnonzero(row.input_ids == mask_id) for row in rows]
-        scores, _ = self.network(*model_inputs(rows), pad_rows(positions))  # [B, M, vocab]
+        scores, _ = self.network(  # [B, M, vocab]
+            *self._inputs(rows), masked_lm_positions=pad_rows(positions)
+        )
         probabilities = scores.float().softmax(dim=-1)[:, :, : max(self.tokenizer.inv_vocab) + 1]
         best = probabilities.topk(min(BEST_WORDS, probabilities.shape[-1]))
         pieces = self.tokenizer.inv_vocab

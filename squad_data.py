@@ -975,8 +975,8 @@ def _match_text(pred_text, orig_text, do_lower_case, strip_accents, never_split)
 
     # A space ends a word for the tokenizer too, so words can be tokenized, and kept, one by one.
     options = (do_lower_case, strip_accents, tuple(never_split))
-    words = (_basic_tokenize(word, *options) for word in orig_text.split(" "))
-    tok_text = " ".join(filter(None, words))
+    words = orig_text.split(" ")
+    tok_text = " ".join(filter(None, [_basic_tokenize(word, *options) for word in words]))
 
     start_position = tok_text.find(pred_text)
     if start_position == -1:
@@ -985,16 +985,25 @@ def _match_text(pred_text, orig_text, do_lower_case, strip_accents, never_split)
     # How many characters other than spaces come before the prediction, and how many it has.
     num_before = start_position - tok_text.count(" ", 0, start_position)
     num_chars = len(pred_text) - pred_text.count(" ")
-    # Where in `orig_text` the characters other than spaces are.
-    orig_positions = [index for index, char in enumerate(orig_text) if char != " "]
-    if len(orig_positions) != len(tok_text) - tok_text.count(" "):
+    if len("".join(words)) != len(tok_text) - tok_text.count(" "):
         return give_up("Length not equal after stripping spaces")
     if not pred_text or pred_text != pred_text.strip(" "):
         return give_up("Couldn't map start or end position")
 
-    start = orig_positions[num_before]
-    end = orig_positions[num_before + num_chars - 1]
+    start = _position_of_char(words, num_before)
+    end = _position_of_char(words, num_before + num_chars - 1)
     return orig_text[start : end + 1], ""
+
+
+def _position_of_char(words, number):
+    """Where a character stands in `words` joined by spaces, which `number` does not count."""
+    position = number
+    for word in words:
+        if number < len(word):
+            break
+        number -= len(word)
+        position += 1
+    return position
 
 
 @functools.lru_cache(maxsize=2**16)

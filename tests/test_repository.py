@@ -22,7 +22,7 @@ FLOORS = (
         "squad_metrics", "glue_metrics", "tagging_metrics", "files", "flags", "precision",
     },
     {"modeling", "weights", "report", "vocabulary", *DATA},
-    {CONVERT, "convert_pytorch_checkpoint_to_tf", "checkpoint", "progress"},
+    {CONVERT, "convert_pytorch_checkpoint_to_tf", "checkpoint", "progress", "inference"},
     {"cuda_graphs", "training", "create_pretraining_data"},
     {
         "run_classifier", "run_squad", "run_tagger", "run_pretraining", "extract_features",

@@ -529,9 +529,6 @@ WRONG = {
         b"text,sentence\na,b\n", "both.csv:1: is the text in text or in sentence? Give "
         "--text_columns",
     ),
-    "semicolons.csv": (
-        b"text;label\na;1\n", "semicolons.csv:1 has one column, 'text;label': semicolons seem to",
-    ),
     "commas.tsv": (b"text,label\na,1\n", "commas seem to separate them: name the file .csv"),
     "twice.csv": (b"text,x,x\na,b,c\n", "twice.csv:1 names two columns 'x': rename one"),
     "json.jsonl": (b'{"text": "a"}\n{"text"\n', "json.jsonl:2 is not JSON ("),

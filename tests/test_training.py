@@ -397,8 +397,8 @@ def test_nan_keeps_the_last_good_checkpoint(short_run, copy, call, monkeypatch):
     outcome = call(run_classifier, *short_run, f"--output_dir={copy}")
     assert outcome.status == 2 and steps_of(copy) == [4]
     assert outcome.err.splitlines()[-1] == (
-        "run_classifier.py: error: the loss at step 6 is nan: stopped; the last checkpoint is "
-        "kept. Lower --learning_rate, or use float32"
+        "run_classifier.py: error: the loss at step 6 is nan: stopped; earlier checkpoints "
+        "stay. Lower --learning_rate, or use float32"
     )
 
 

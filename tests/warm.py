@@ -132,8 +132,8 @@ def become(argv):
 
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         old = getattr(sys, name)
-        is_terminal = os.isatty(old.fileno())
-        new = open(old.fileno(), mode, 1 if is_terminal else -1, old.encoding, old.errors)
+        buffering = 1 if name == "stderr" or os.isatty(old.fileno()) else -1  # 1: by lines
+        new = open(old.fileno(), mode, buffering, old.encoding, old.errors)
         setattr(sys, name, new)
     is_module = argv[0] == "-m"
     sys.argv = argv[is_module:]

@@ -39,12 +39,10 @@ def levels():
 
 def run_tests(caps, threads):
     """(number of tests that passed, seconds). Prints the output and exits if a test failed."""
-    # One thread each for two workers, or two threads for one process: two cores either way.
-    workers = ["-n", "2", "--dist", "loadfile"] if threads == 1 else ["-p", "no:xdist"]
     env = os.environ | caps | {"BERT_TEST_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     # The other files take longer to collect than some levels to run.
     files = [path for path in sorted(TESTS.glob("test_*.py")) if "mark.numeric" in path.read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "numeric", *workers, *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "numeric", "-n", "2", *files]
     command += sys.argv[1:]
     start = time.monotonic()
     outcome = subprocess.run(

@@ -25,8 +25,8 @@ training = --train_batch_size $(word 1,$(1)) --learning_rate $(word 2,$(1)) \
 MODEL := --vocab_file $(TF)/vocab.txt --bert_config_file $(TF)/bert_config.json \
 	--init_checkpoint $(PT)/pytorch_model.bin
 
-# How long `make demo-pretrain` trains: 2,000 steps take about ten minutes on two cores.
-PRETRAIN_STEPS := 2000
+# How long `make demo-pretrain` trains: 8,000 steps take about ten minutes on two cores.
+PRETRAIN_STEPS := 8000
 PRETRAIN := $(DEMO)/pretraining
 
 .PHONY: demo demo-time demo-pretrain test test-isa lint bench faults checkpoint clean
@@ -53,7 +53,7 @@ demo-pretrain: $(PRETRAIN)/text.instances
 	$(BIN)/python run_pretraining.py --input_file $(PRETRAIN)/text.instances --do_train \
 		--bert_config_file samples/pretraining_config.json --vocab_file $(PRETRAIN)/vocab.txt \
 		--max_seq_length 32 --max_predictions_per_seq 10 --train_batch_size 64 --bf16 \
-		--num_train_steps $(PRETRAIN_STEPS) --num_warmup_steps 100 --learning_rate 1e-3 \
+		--num_train_steps $(PRETRAIN_STEPS) --num_warmup_steps 300 --learning_rate 2e-3 \
 		--output_dir $(PRETRAIN)/model --overwrite_output_dir
 	@echo "== Masked words, the five best each"
 	$(BIN)/python predict.py $(PRETRAIN)/model --input samples/masked.txt --format table

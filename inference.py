@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import BertLayer, attention, gelu
-from padding import PackedInputs, Unpadding
+from padding import PackedInputs, Unpadding, num_spare_rows
 
 # Private to PyTorch, where the compiler uses them; nothing else calls them, and `is_supported`
 # tries them before they are used.
@@ -35,7 +35,13 @@ class PackedLinear:
 
     def __call__(self, x):
         """[R, input_size] -> [R, output_size] in `dtype`"""
-        return mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, *self.activation)
+        x = x.to(self.dtype)
+        num_rows = len(x)
+        spare_rows = num_spare_rows(num_rows, round_up=True)  # 0 for all but the [CLS] rows
+        if spare_rows:
+            x = F.pad(x, (0, 0, 0, spare_rows))
+        outputs = mkldnn._linear_pointwise(x, self.weight, self.bias, *self.activation)
+        return outputs[:num_rows]
 
 
 class PackedLayer(nn.Module):

@@ -187,6 +187,8 @@ class TrainingExamples:
     fingerprint   a checksum of the features' `fields`, which a resumed run compares
     make_batch    a function of some features: their batch, as the task's loss takes it
     weight_of     None, or a function of a feature: its weight in a loss that is a weighted mean
+    metadata      what is true of a model that is trained on them, e.g. its labels, for
+                  `checkpoint.save_model`; set by who trains on them
     """
 
     def __init__(self, features, fields, make_batch=None, num_examples=None, weight_of=None):
@@ -196,6 +198,7 @@ class TrainingExamples:
         self.num_examples = num_examples or len(features)
         self.shards = [len(features)]
         self.fingerprint = checksum_of(features, fields)
+        self.metadata = {}
 
     def __getitem__(self, index):
         return self.features[index]

@@ -620,14 +620,14 @@ class TsvProcessor(DataProcessor):
         pandas writes whole numbers so in a column that lacks some.
         """
         names = super()._labels_in(cell)
-        if self.labels and all(map(_is_number, self.labels)):
-            by_value = {float(label): label for label in self.labels}
-            known = {label: label for label in self.labels}
-            names = tuple(
-                known.get(name) or (by_value.get(float(name), name) if _is_number(name) else name)
-                for name in names
-            )
-        return names
+        labels = self.labels or ()
+        if all(name in labels for name in names) or not all(map(_is_number, labels)):
+            return names
+        by_value = {float(label): label for label in labels}
+        return tuple(
+            name if name in labels or not _is_number(name) else by_value.get(float(name), name)
+            for name in names
+        )
 
     # Whether a file begins with a header.
 

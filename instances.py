@@ -271,7 +271,7 @@ class Instances:
     fingerprint              a checksum of all files
     num_examples             the number of rows
     self[i]                  a row, as `checked_row` returns it
-    make_batch               a function of some rows: their batch; set by who trains on them
+    make_batch, metadata     as of data.TrainingExamples; set by who trains on them
     """
 
     make_batch = None
@@ -291,6 +291,7 @@ class Instances:
             min(SHARD, number - start) for number in rows for start in range(0, number, SHARD)
         ]
         self.fingerprint = crc32c(np.array([rows, self.checksums], "<u8").tobytes())
+        self.metadata = {}
         self._ends = np.cumsum(rows)
         self._open = lru_cache(OPEN_FILES)(open_instances)
 

@@ -538,11 +538,11 @@ def train_and_evaluate(args, runtime):
             weight_of = attrgetter("weight")
         examples = TrainingExamples(features, FIELDS, make_batch, weight_of=weight_of)
         evaluator = make_evaluator(args, runtime, task, model, sets, make_batch)
-        kind = {"labels": labels, "problem_type": task.problem_type}
-        global_step = training.train(
-            args, runtime, model, examples, compute_loss, evaluator, metadata=kind
+        examples.metadata = {"labels": labels, "problem_type": task.problem_type}
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
+        checkpoint.save_model(
+            args, runtime, model, config, **examples.metadata, global_step=global_step
         )
-        checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
         if not args.do_eval:
             sets.pop("dev", None)
 

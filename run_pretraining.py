@@ -217,11 +217,12 @@ def execute(args) -> None:
                 args, figures_of, "masked_lm_loss", to_evaluate.fingerprint, lower_is_better=True
             )
         # Instances do not say what casing their text had; the vocabulary was checked against it.
-        casing = {} if args.vocab_file else {"do_lower_case": None, "strip_accents": None}
-        global_step = training.train(
-            args, runtime, model, instances, compute_loss, evaluator, metadata=casing
+        if not args.vocab_file:
+            instances.metadata = {"do_lower_case": None, "strip_accents": None}
+        global_step = training.train(args, runtime, model, instances, compute_loss, evaluator)
+        checkpoint.save_model(
+            args, runtime, model, config, **instances.metadata, global_step=global_step
         )
-        checkpoint.save_model(args, runtime, model, config, global_step=global_step, **casing)
 
     os.makedirs(args.output_dir, exist_ok=True)
     results = {}

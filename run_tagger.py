@@ -278,11 +278,11 @@ def execute(args) -> None:
             evaluator = make_evaluator(
                 args, runtime, model, labels, dev_examples, features["dev"], make_batch
             )
-        kind = {"task": "tagging", "labels": labels}
-        global_step = training.train(
-            args, runtime, model, examples, compute_loss, evaluator, metadata=kind
+        examples.metadata = {"task": "tagging", "labels": labels}
+        global_step = training.train(args, runtime, model, examples, compute_loss, evaluator)
+        checkpoint.save_model(
+            args, runtime, model, config, **examples.metadata, global_step=global_step
         )
-        checkpoint.save_model(args, runtime, model, config, **kind, global_step=global_step)
         runtime.print(f"trained weights: {os.path.join(args.output_dir, WEIGHTS)}")
 
     os.makedirs(args.output_dir, exist_ok=True)

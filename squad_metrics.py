@@ -108,23 +108,21 @@ def without_placeholders(dataset: dict) -> tuple[dict, int]:
 
     An answer that is not in the context is none, e.g. "FAKE_ANSWER" in a file for a blind test. A
     question with one answer that is in the context stays. So does one of SQuAD 2.0 without any,
-    which evaluate-v2.0.py counts as unanswerable. Every question that stays has a list of answers.
+    which evaluate-v2.0.py counts as unanswerable.
     """
     scorable = select_questions(dataset, lambda qa, paragraph: not _lacks_answer(qa, paragraph))
     before, after = (
         sum(len(p["qas"]) for article in part["data"] for p in article["paragraphs"])
         for part in (dataset, scorable)
     )
-    for article in scorable["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = [
-                {**qa, "answers": qa.get("answers") or []} for qa in paragraph["qas"]
-            ]
     return scorable, before - after
 
 
 def select_questions(dataset: dict, is_kept: Callable[[dict, dict], bool]) -> dict:
-    """The dataset with those of its questions alone for which is_kept(question, paragraph)."""
+    """The dataset with those of its questions alone for which is_kept(question, paragraph).
+
+    Each of them has a list of answers, which may be empty.
+    """
     articles = []
     for article in dataset["data"]:
         paragraphs = []

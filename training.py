@@ -564,15 +564,14 @@ class StepTotals(NamedTuple):
     weight: torch.Tensor | None = None  # of `weight_of` of the examples, where they have it
 
 
-def train(args, runtime, model, examples, compute_loss, evaluator=None, metadata=None) -> int:
+def train(args, runtime, model, examples, compute_loss, evaluator=None) -> int:
     """Trains `model` in place, from the newest checkpoint on. Returns the step of its weights.
 
     `examples` is a data.TrainingExamples or an instances.Instances, whose make_batch(rows) makes
     the batch of one part of a step, in a thread, while the step before runs. compute_loss(model,
     batch, totals) is that part's share of the step's mean loss, i.e. a sum divided by StepTotals,
     so that parts and ranks add up to the loss of the whole batch. `evaluator` is an Evaluator, for
-    a run that evaluates while it trains. `metadata` is what `checkpoint.save_model` is given, so
-    that a checkpoint of a run that is killed can be used as its weights.
+    a run that evaluates while it trains.
     """
     steps, warmup = num_steps(args, examples)
     runtime.print(f"{steps:,} steps of {args.train_batch_size} examples, {warmup:,} of warm-up")
@@ -620,7 +619,7 @@ def train(args, runtime, model, examples, compute_loss, evaluator=None, metadata
                 log.flush()
                 evaluation = evaluator.state_dict()
                 save_checkpoint(
-                    args, runtime, model, optimizer, done, scale, key, evaluation, metadata
+                    args, runtime, model, optimizer, done, scale, key, evaluation, examples.metadata
                 )
             if stop:
                 end_stopped_run(args, runtime, log, signals, done)

@@ -116,8 +116,9 @@ class Sandbox:
         def script(match):
             return str(ROOT / match[0]) if (ROOT / match[0]).exists() else match[0]
 
-        text = SCRIPT.sub(script, text)
-        return re.sub(r"(?<![\w/.])(?:/path/to/this/clone|/tmp/|/path/to/)", place, text)
+        # Scripts last: the clone may lie in /tmp itself.
+        text = re.sub(r"(?<![\w/.])(?:/path/to/this/clone|/tmp/|/path/to/)", place, text)
+        return SCRIPT.sub(script, text)
 
     def bash(self, text):
         """Runs a block of shell commands. Fails where one of them does."""
